@@ -1,0 +1,98 @@
+"""The words every part of wuya shares: what people write, what models answer, what people think of it.
+
+Frozen dataclasses without behaviour. Names follow InstructGPT (arXiv:2203.02155): a *demonstration* is an answer a labeler
+wrote, a *ranking* orders K answers to one prompt, a *comparison* is one pair taken out of a ranking.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A chat that ends where the assistant should answer."""
+
+    id: str
+    messages: tuple[Message, ...]
+    source: str = ""
+    """Where it came from: a corpus, a file, an import, a chat."""
+    author: str = ""
+    """Who wrote it (hashed if a real person): splits are by author, and no author gives too many prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A chat whose last message is the assistant's, written by a person (InstructGPT step 1)."""
+
+    prompt: Prompt
+    completion: str
+    labeler: str = ""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The whole chat, answer included."""
+        return (*self.prompt.messages, Message("assistant", self.completion))
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One sampled (or written) answer to a prompt, with where it came from."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    """The ids as sampled, end token included when there was one; text may re-encode to other ids."""
+    model: str = ""
+    """Checkpoint that sampled it (folder or alias), or `human`."""
+    finished: bool = True
+    """False when the token limit cut it before its end token."""
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One labeler's order of K candidates of one prompt."""
+
+    prompt: Prompt
+    candidates: tuple[Candidate, ...]
+    ranks: tuple[int, ...]
+    """Dense ranks, 1 is best, equal means tie; one per candidate, in the candidates' order."""
+    labeler: str
+    round: int = 0
+    source: str = "ranking"
+    created_at: str = ""
+    flags: dict[str, bool | int | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One pair: `chosen` was preferred to `rejected` for this prompt."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    labeler: str = ""
+    group: str = ""
+    """Pairs of one ranking share a group; a split never separates a group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What a user said about one answer in a chat."""
+
+    prompt: Prompt
+    completion: str
+    value: Literal[-1, 1]
+    reasons: tuple[str, ...] = ()
+    comment: str = ""
+    better_answer: str = ""
