@@ -1,0 +1,218 @@
+"""Recipe configs: a frozen dataclass <-> YAML and flags, with the field docstrings as help (by jsonargparse).
+
+    config = parse_config(SFTConfig, ["--config", "sft.yaml", "--learning_rate", "1e-5"], prog="wuya sft")
+
+Flags override the YAML file; unknown keys are refused with the nearest name; `--print_config` prints
+what would be used.
+A config class may name one field `POSITIONAL: ClassVar[str] = "checkpoint"`: `wuya chat runs/sft` then means
+`wuya chat --checkpoint runs/sft`.
+"""
+
+import dataclasses
+import difflib
+import re
+import typing
+from argparse import ArgumentError
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from docstring_parser import parse_from_object
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from wuya.errors import ConfigError
+from wuya.files import to_json, write_atomic
+
+ConfigT = TypeVar("ConfigT")
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)  # for dataclasses inside configs
+
+
+def parse_config(config_class: type[ConfigT], argv: Sequence[str], prog: str) -> ConfigT:
+    """Build a config from command-line arguments. `--help` and `--print_config` print and raise SystemExit(0)."""
+    parser = build_parser(config_class, prog)
+    try:
+        namespace = parser.parse_args(friendly_arguments(config_class, argv))
+        values = vars(parser.instantiate(namespace))
+    except ArgumentError as error:
+        raise _config_error(str(error), config_class, prog) from error
+    return config_class(**{name: values[name] for name in field_names(config_class)})
+
+
+def build_parser(config_class: type, prog: str) -> ArgumentParser:
+    """The jsonargparse parser of one verb: `--config` and a flag per field, in the order of the class."""
+    positional = getattr(config_class, "POSITIONAL", "")
+    usage = f"{prog} [{positional.upper()}] [--config FILE.yaml] [--FIELD VALUE ...]" if positional else None
+    parser = ArgumentParser(
+        prog=prog,
+        usage=usage or f"{prog} [--config FILE.yaml] [--FIELD VALUE ...]",
+        description=_escape(config_class.__doc__ or ""),
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the fields below; flags override it.")
+    help_texts = field_docs(config_class)
+    hints = typing.get_type_hints(config_class)
+    for field in _fields(config_class):
+        extra: dict[str, Any] = {}
+        if field.default is not dataclasses.MISSING:
+            extra["default"] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            extra["default"] = field.default_factory()
+        else:
+            extra["required"] = True
+        if dataclasses.is_dataclass(default := extra.get("default")) and not isinstance(default, type):
+            extra["default"] = dataclasses.asdict(default)
+        if hints[field.name] is bool:
+            extra.update(nargs="?", const=True)  # `--resume` alone means true
+        parser.add_argument(
+            f"--{field.name}", type=hints[field.name], help=_escape(help_texts.get(field.name, "")), **extra
+        )
+    return parser
+
+
+def friendly_arguments(config_class: type, argv: Sequence[str]) -> list[str]:
+    """Accept what people type: a first positional, dashes for underscores, `--no_resume`, lists as `--paths a b`."""
+    names = set(field_names(config_class))
+    hints = typing.get_type_hints(config_class)
+    arguments = list(argv)
+    positional = getattr(config_class, "POSITIONAL", "")
+    if positional and arguments and not arguments[0].startswith("-"):
+        arguments[:1] = [f"--{positional}", arguments[0]]
+    result: list[str] = []
+    while arguments:
+        argument = arguments.pop(0)
+        flag, equals, value = argument.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--"):
+            root = name.partition(".")[0]
+            if root in names or root == "print_config":
+                flag = f"--{name}"
+            elif name.startswith("no_") and hints.get(name.removeprefix("no_")) is bool and not equals:
+                flag, equals, value = f"--{name.removeprefix('no_')}", "=", "false"
+        result.append(f"{flag}{equals}{value}" if flag.startswith("--") else argument)
+        if name in names and not equals and _is_text_list(hints[name]):
+            items = []
+            while arguments and not arguments[0].startswith("--"):
+                items.append(arguments.pop(0))
+            result += items if len(items) == 1 and items[0][:1] in "[{" else [to_json(items)]
+    return result
+
+
+def _is_text_list(hint: object) -> bool:
+    arguments = [item for item in typing.get_args(hint) if item is not Ellipsis]
+    return typing.get_origin(hint) in (list, tuple) and arguments in ([str], [Path])
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """A config as plain values, the way it is written to YAML: paths are text, tuples lists."""
+    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
+    plain = _plain(dataclasses.asdict(config))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.name
+    return str(value) if isinstance(value, Path) else value
+
+
+def save_config(config: object, path: Path | str) -> None:
+    """Write a config as YAML that `--config` reads back to an equal config."""
+    write_atomic(path, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+
+
+def load_config(config_class: type[ConfigT], path: Path | str) -> ConfigT:
+    """Read a YAML file written by `save_config` or by hand, with the same checks as the command line."""
+    return parse_config(config_class, ["--config", str(path)], prog=str(path))
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Refuse zero or less in the named fields; for `__post_init__`."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ConfigError(
+                f"`{name}` must be greater than 0", found=str(value), hint=f"set it, for example `--{name} 1`"
+            )
+
+
+def require_divides(config: object, name: str, *, by: str) -> None:
+    """Refuse a field that isn't a whole multiple of another; for `__post_init__`."""
+    value, divisor = getattr(config, name), getattr(config, by)
+    require_positive(config, by)
+    if value % divisor:
+        lower = max(divisor, value // divisor * divisor)
+        raise ConfigError(
+            f"`{name}` must be a multiple of `{by}`",
+            found=f"{name}={value}, {by}={divisor}",
+            hint=f"try `--{name} {lower}`",
+        )
+
+
+def field_names(config_class: type) -> list[str]:
+    """Names of a config's fields, in order."""
+    return [field.name for field in _fields(config_class)]
+
+
+def field_docs(config_class: type) -> dict[str, str]:
+    """The docstring under each field (of base classes too), on one line."""
+    docs: dict[str, str] = {}
+    for base in reversed(config_class.__mro__):
+        if dataclasses.is_dataclass(base):
+            for parameter in parse_from_object(base).params:
+                name = parameter.arg_name.partition(":")[0].strip()
+                docs[name] = " ".join((parameter.description or "").split())
+    return docs
+
+
+def _fields(config_class: type) -> tuple[dataclasses.Field[Any], ...]:
+    assert dataclasses.is_dataclass(config_class), f"{config_class} is not a dataclass"
+    return dataclasses.fields(config_class)
+
+
+def _escape(text: str) -> str:
+    return text.replace("%", "%%")  # argparse formats help with %
+
+
+def _config_error(message: str, config_class: type, prog: str) -> ConfigError:
+    """Say what jsonargparse found in our words, with the nearest name for an unknown one."""
+    message = " ".join(message.split())
+    fields_command = f"list the fields: `{prog} --help`" if not prog.endswith((".yaml", ".yml")) else ""
+    unknown = re.search(r"(?:does not accept option|Option|Key|key) '([^']+)'(?: is not| not|$)", message)
+    unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([^\s=]+)", message)
+    if unknown:
+        name = unknown.group(1)
+        nearest = difflib.get_close_matches(name.replace("-", "_"), _known_names(config_class), n=1, cutoff=0.5)
+        hint = f"did you mean `{nearest[0]}`?" if nearest else fields_command
+        return ConfigError(f"unknown setting `{name}`", found=message, hint=hint)
+    if missing := re.search(r"arguments? (?:are|is) required: (.+)", message):
+        flags = ", ".join(f"`--{name.strip()}`" for name in missing.group(1).split(","))
+        return ConfigError(f"missing {flags}", hint=fields_command)
+    if value := re.match(r"Parser key \"([^\"]+)\": (.+)", message):
+        return ConfigError(f"`--{value.group(1)}`: {_readable(value.group(2))}", hint=fields_command)
+    return ConfigError(message, hint=fields_command)
+
+
+def _readable(text: str) -> str:
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+
+
+def _known_names(config_class: type) -> list[str]:
+    """Every field name, those of nested configs both alone and with their path."""
+    names: list[str] = []
+    hints = typing.get_type_hints(config_class)
+    for name in field_names(config_class):
+        names.append(name)
+        for nested in (hints[name], *typing.get_args(hints[name])):
+            if isinstance(nested, type) and dataclasses.is_dataclass(nested):
+                inner = _known_names(nested)
+                names += [f"{name}.{item}" for item in inner] + inner
+    return names
