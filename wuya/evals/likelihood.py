@@ -1,0 +1,100 @@
+"""What a model thinks of a text: bits per byte, and KL between a policy and its reference on the policy's answers.
+
+Bits per byte = nats / (ln 2 x bytes of the predicted tokens): comparable across tokenizers (spec section 12.1).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wuya.data.batches import length_sorted_microbatches, pad_right
+from wuya.evals.bootstrap import Interval, mean_interval, ratio_interval
+from wuya.models.gpt import GPT
+from wuya.tokenizer.bpe import Tokenizer
+
+MICROBATCH_TOKENS = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class TextScore:
+    """Nats a model needs for some text and the text's bytes; special tokens have no bytes but their nats count."""
+
+    nats: float
+    num_bytes: int
+
+
+@torch.inference_mode()
+def token_logprobs(model: GPT, sequences: Sequence[Sequence[int]], *, temperature: float = 1.0) -> list[Tensor]:
+    """Log-probability in nats of each token given those before it: one tensor [len - 1] a sequence, in order."""
+    model.eval()
+    results: list[Tensor] = [torch.empty(0)] * len(sequences)
+    for indices in length_sorted_microbatches([len(s) for s in sequences], max_tokens=MICROBATCH_TOKENS):
+        ids_BT, _ = pad_right([list(sequences[i]) for i in indices], pad_id=0)
+        ids_BT = ids_BT.to(next(model.parameters()).device)
+        logits_BTV = model.logits(model(ids_BT[:, :-1])) / temperature
+        targets_BT = ids_BT[:, 1:]
+        logprobs_BT = logits_BTV.gather(-1, targets_BT.unsqueeze(-1)).squeeze(-1) - logits_BTV.logsumexp(-1)
+        for row, index in enumerate(indices):
+            results[index] = logprobs_BT[row, : len(sequences[index]) - 1].cpu()
+    return results
+
+
+def score_texts(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], *, context_length: int) -> list[TextScore]:
+    """Nats and bytes of each text, read after a document end in windows of `context_length` that each start afresh."""
+    windows: list[list[int]] = []
+    owners: list[int] = []
+    for owner, ids in enumerate(tokenizer.encode_batch(list(texts))):
+        for start in range(0, len(ids), context_length - 1):
+            windows.append([tokenizer.document_end_id, *ids[start : start + context_length - 1]])
+            owners.append(owner)
+    nats, num_bytes = [0.0] * len(texts), [0] * len(texts)
+    for owner, window, logprobs_T in zip(owners, windows, token_logprobs(model, windows), strict=True):
+        nats[owner] -= float(logprobs_T.double().sum())
+        num_bytes[owner] += int(tokenizer.token_bytes[window[1:]].sum())
+    return [TextScore(n, b) for n, b in zip(nats, num_bytes, strict=True)]
+
+
+def score_completions(
+    model: GPT, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> list[TextScore]:
+    """Nats of each completion given its prompt, and the completion's bytes."""
+    sequences = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    scores = []
+    for prompt, completion, logprobs_T in zip(prompts, completions, token_logprobs(model, sequences), strict=True):
+        nats = -float(logprobs_T[len(prompt) - 1 :].double().sum())
+        scores.append(TextScore(nats, int(tokenizer.token_bytes[list(completion)].sum())))
+    return scores
+
+
+def bits_per_byte(scores: Sequence[TextScore]) -> Interval:
+    """Total bits over total bytes, with an interval over texts."""
+    return ratio_interval([s.nats / math.log(2) for s in scores], [s.num_bytes for s in scores])
+
+
+def alignment_tax(policy: Sequence[TextScore], sft: Sequence[TextScore]) -> Interval:
+    """Bits per byte of the policy less the SFT model's on the same texts, paired by text: above 0 is worse."""
+    differences = [(p.nats - s.nats) / math.log(2) for p, s in zip(policy, sft, strict=True)]
+    return ratio_interval(differences, [s.num_bytes for s in sft])
+
+
+@dataclass(frozen=True, slots=True)
+class KLEstimate:
+    """KL(policy || reference), Monte Carlo over the policy's own answers (k1), in nats."""
+
+    per_response: Interval
+    per_token: Interval
+
+
+def kl_divergence(
+    policy: GPT, reference: GPT, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> KLEstimate:
+    """KL of exactly these weights on `completions` sampled from the policy at temperature 1."""
+    sequences = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    both = zip(token_logprobs(policy, sequences), token_logprobs(reference, sequences), strict=True)
+    nats = [
+        float((p_T - r_T)[len(prompt) - 1 :].double().sum()) for prompt, (p_T, r_T) in zip(prompts, both, strict=True)
+    ]
+    return KLEstimate(mean_interval(nats), ratio_interval(nats, [len(c) for c in completions]))
