@@ -1,0 +1,1 @@
+"""TEXT -> COMPARISONS: what people think of the answers, kept, exported and measured. Nothing here imports torch."""
