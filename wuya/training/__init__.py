@@ -1,0 +1,1 @@
+"""The workshop: optimizers, schedules, processes, and the run folder that makes training resumable."""
