@@ -25,11 +25,16 @@ def words(text: str) -> list[str]:
 
 
 def stem(word: str) -> str:
-    """Strip the commonest English endings: enough for `games` to meet `game`, and never below three letters."""
-    for ending in ("ing", "ies", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)]
-    return word
+    """Strip the commonest English endings: games meets game, stories story, hiking hike. Crude on purpose."""
+    for ending, instead in (("ing", ""), ("ies", "i"), ("ied", "i"), ("ed", ""), ("es", ""), ("s", "")):
+        if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
+            word = word[: -len(ending)] + instead
+            break
+    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeiouls":
+        return word[:-1]  # running -> runn -> run
+    if len(word) > 3 and word[-1] == "y":
+        return word[:-1] + "i"
+    return word[:-1] if len(word) > 3 and word[-1] == "e" else word
 
 
 def content_words(text: str) -> list[str]:
