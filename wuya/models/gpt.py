@@ -23,6 +23,9 @@ __all__ = ["GPT", "GPTConfig"]
 class GPT(nn.Module):
     """A causal decoder. Weights start as in GPT-2: N(0, 0.02), residual projections smaller by 1/sqrt(2 layers)."""
 
+    cos_TC: Tensor
+    sin_TC: Tensor
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
@@ -35,10 +38,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_norm = make_norm(config) if config.norm_position == "pre" else None
         self.head = None if config.tie_embeddings else nn.Linear(config.model_dim, config.vocab_size, bias=False)
-        if not learned:
-            cos_TC, sin_TC = rotary_tables(config.context_length, config.head_dim, config.rope_base)
-            self.register_buffer("cos_TC", cos_TC, persistent=False)
-            self.register_buffer("sin_TC", sin_TC, persistent=False)
+        self.build_rotary(self.device)
         init_weights(self, std=0.02, residual_std=residual_std(0.02, config.num_layers))
 
     def forward(
@@ -66,7 +66,7 @@ class GPT(nn.Module):
         assert cache is None or (positions_BT is not None and segments_BT is None), (
             "a cache needs positions, no segments"
         )
-        x_BTD = self.embedding(ids_BT)
+        x_BTD: Tensor = self.embedding(ids_BT)
         if self.position_embedding is not None:
             weight_TD = self.position_embedding.weight
             x_BTD = x_BTD + (weight_TD[: ids_BT.shape[1]] if positions_BT is None else weight_TD[positions_BT])
@@ -79,7 +79,9 @@ class GPT(nn.Module):
                 x_BTD = checkpoint(block, x_BTD, rotary, mask_B1TT, use_reentrant=False)
             else:
                 x_BTD = block(x_BTD, rotary, mask_B1TT, cache, layer)
-        return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+        if self.final_norm is not None:
+            x_BTD = self.final_norm(x_BTD)
+        return x_BTD
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits, float32, [..., V], of hidden states [..., D]."""
@@ -87,6 +89,15 @@ class GPT(nn.Module):
         if self.config.softcap:
             logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
         return logits
+
+    def build_rotary(self, device: torch.device) -> None:
+        """(Re)compute the tables of rotary positions, which no checkpoint stores."""
+        if self.config.positions == "rope":
+            cos_TC, sin_TC = rotary_tables(
+                self.config.context_length, self.config.head_dim, self.config.rope_base, device
+            )
+            self.register_buffer("cos_TC", cos_TC.to(self.dtype), persistent=False)
+            self.register_buffer("sin_TC", sin_TC.to(self.dtype), persistent=False)
 
     def rotary(self, length: int, positions_BT: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """cos and signed sin that broadcast over heads, [(B,) T, 1, C]; None for learned positions."""
