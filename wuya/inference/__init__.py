@@ -1,0 +1,1 @@
+"""Model to text: sampling, KV cache, scheduler, engine, rollouts."""

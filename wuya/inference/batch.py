@@ -1,0 +1,256 @@
+"""The running batch: one `step` is schedule, forward, sample, retire.
+
+    admit waiting prompts -> prefill them (or else: one more token for every running row) -> sample -> retire
+
+Rows 0 .. n-1 are running, always without holes: a finished row's place is taken by the last one, with its keys and
+values. Everything a row knows is a column of a tensor, so that no step loops over rows in Python.
+
+Dimension key: B rows of this step, T prompt tokens, V vocabulary, D model width, R all rows, S stop tokens.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wuya.inference.kv_cache import KVCache
+from wuya.inference.sampling import sample_rows, uniforms
+from wuya.inference.scheduler import Request, Scheduler
+from wuya.models.gpt import GPT
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one step sampled: one entry a row."""
+
+    sequence_B: Tensor
+    """int64, whose token it is (`Request.sequences`)."""
+    token_B: Tensor
+    """int64, the sampled token."""
+    logprob_B: Tensor
+    """float32, nats; see `sample_rows`."""
+    finished_B: Tensor
+    """bool, this was the sequence's last token."""
+    stopped_B: Tensor
+    """bool, and it was a stop token (else its length ran out)."""
+
+
+@dataclass(slots=True)
+class _Prefill:
+    """A group of prompts being read, perhaps in several steps."""
+
+    requests: list[Request]
+    ids_BT: Tensor
+    length_B: Tensor
+    first_row: int
+    start: int
+    logits_BV: Tensor | None = None
+
+    @property
+    def copies(self) -> int:
+        return len(self.requests[0].sequences)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.requests) * self.copies
+
+
+class _Rows:
+    """State of every row, one tensor a field; columns beyond the running rows are meaningless."""
+
+    def __init__(self, num_rows: int, num_stops: int, device: torch.device) -> None:
+        def ints() -> Tensor:
+            return torch.zeros(num_rows, dtype=torch.int64, device=device)
+
+        self.sequence_R, self.seed_R, self.token_R = ints(), ints(), ints()
+        self.count_R = ints()
+        """Tokens sampled so far."""
+        self.limit_R = ints()
+        """Tokens after which the row ends with reason `length`."""
+        self.stops_RS = torch.full((num_rows, num_stops), -1, dtype=torch.int64, device=device)
+        self.top_k_R = ints()
+        self.temperature_R = torch.ones(num_rows, device=device)
+        self.top_p_R = torch.ones(num_rows, device=device)
+        self.min_p_R = torch.zeros(num_rows, device=device)
+
+    def fields(self) -> tuple[Tensor, ...]:
+        return (self.sequence_R, self.seed_R, self.token_R, self.count_R, self.limit_R, self.stops_RS, self.top_k_R,
+                self.temperature_R, self.top_p_R, self.min_p_R)  # fmt: skip
+
+
+class Batch:
+    """Continuous batching over one KV cache. `submit` requests, then `step` while `busy`."""
+
+    def __init__(
+        self, model: GPT, cache: KVCache, *, max_length: int, num_stops: int = 1, prefill_tokens: int = 2048
+    ) -> None:
+        self.model, self.cache, self.max_length = model, cache, max_length
+        self.num_running = 0
+        self.scheduler = Scheduler(prefill_tokens=prefill_tokens, patience_rows=max(1, cache.num_rows // 8))
+        self._rows = _Rows(cache.num_rows, num_stops, model.device)
+        self._prefill: _Prefill | None = None
+        self._cancelled: set[int] = set()
+        # True once any request wants it: a step pays only for what is used
+        self._any_temperature = self._any_top_k = self._any_top_p = self._any_min_p = False
+
+    @property
+    def busy(self) -> bool:
+        """True while a step would do something."""
+        return bool(self.num_running or self._prefill or self.scheduler.waiting)
+
+    def submit(self, request: Request) -> None:
+        """Queue one prompt with its K completions."""
+        assert 0 < len(request.prompt) < self.max_length and 0 < len(request.sequences) <= self.cache.num_rows
+        assert len(request.stop_token_ids) <= self._rows.stops_RS.shape[1]
+        sampling = request.sampling
+        self._any_temperature |= sampling.temperature != 1.0
+        self._any_top_k |= sampling.top_k > 0
+        self._any_top_p |= sampling.top_p < 1
+        self._any_min_p |= sampling.min_p > 0
+        self.scheduler.waiting.append(request)
+
+    def cancel(self, sequences: Collection[int]) -> None:
+        """These sequences produce nothing from the next step on; their rows are free after it."""
+        self._cancelled.update(sequences)
+
+    @torch.inference_mode()
+    def step(self) -> StepOutput | None:
+        """One prefill (or a chunk of a long one), or one token for every running row. None when nothing was sampled."""
+        self._drop_cancelled()
+        if self._prefill is None:
+            self._admit()
+        was_training = self.model.training
+        if was_training:
+            self.model.eval()
+        try:
+            if self._prefill is not None:
+                return self._step_prefill(self._prefill)
+            return self._step_decode() if self.num_running else None
+        finally:
+            if was_training:
+                self.model.train()
+
+    # -- schedule --------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        num_free = self.cache.num_rows - self.num_running
+        requests = self.scheduler.admit(num_free=num_free, num_active=self.num_running)
+        if not requests:
+            return
+        device = self.model.device
+        lengths = [len(request.prompt) for request in requests]
+        longest = max(lengths)
+        padded = [request.prompt + (0,) * (longest - len(request.prompt)) for request in requests]
+        self._prefill = _Prefill(
+            requests=requests,
+            ids_BT=torch.tensor(padded, dtype=torch.int64, device=device),
+            length_B=torch.tensor(lengths, dtype=torch.int64, device=device),
+            first_row=self.num_running,
+            start=requests[0].num_cached,
+        )
+
+    def _drop_cancelled(self) -> None:
+        """Rows of cancelled sequences are freed, except in mid-prefill: then they wait for its end."""
+        if not self._cancelled:
+            return
+        self.scheduler.cancel(self._cancelled)
+        if self._prefill is not None:
+            sequences = {sequence for request in self._prefill.requests for sequence in request.sequences}
+            if not self._cancelled.issuperset(sequences):
+                return
+            self._prefill = None
+        running_B = self._rows.sequence_R[: self.num_running]
+        cancelled = torch.tensor(sorted(self._cancelled), dtype=torch.int64, device=running_B.device)
+        self._retire(torch.isin(running_B, cancelled))
+        self._cancelled.clear()
+
+    # -- forward ---------------------------------------------------------------------------------------------------
+
+    def _step_prefill(self, prefill: _Prefill) -> StepOutput | None:
+        """Read the prompts, or the next chunk of one long prompt; after the last chunk sample all first tokens."""
+        num_prompts, longest = prefill.ids_BT.shape
+        rows = slice(prefill.first_row, prefill.first_row + prefill.num_rows, prefill.copies)
+        end = min(longest, prefill.start + max(1, self.scheduler.prefill_tokens // num_prompts))
+        positions_T = torch.arange(prefill.start, end, device=prefill.ids_BT.device)
+        self.cache.begin_prefill(rows, start=prefill.start)
+        hidden_BTD = self.model(
+            prefill.ids_BT[:, prefill.start : end], positions_BT=positions_T.expand(num_prompts, -1), cache=self.cache
+        )
+        prefill.start = end
+        if end < longest:
+            return None
+        # Scheduler: prompts that share a prefill fit one chunk, so everybody's last token is in this last one
+        last_B = prefill.length_B - 1 - int(positions_T[0])
+        hidden_BD = hidden_BTD[torch.arange(num_prompts, device=last_B.device), last_B]
+        logits_BV = self.model.logits(hidden_BD)
+        self.cache.finish_prefill(rows, prefill.length_B)
+        self.cache.copy_to_followers(prefill.first_row, num_prompts, prefill.copies)
+        self._start_rows(prefill)
+        self._prefill = None
+        self.num_running += prefill.num_rows
+        return self._sample(prefill.first_row, logits_BV.repeat_interleave(prefill.copies, dim=0))
+
+    def _start_rows(self, prefill: _Prefill) -> None:
+        rows = slice(prefill.first_row, prefill.first_row + prefill.num_rows)
+        state, device = self._rows, self.model.device
+
+        def fill(column_R: Tensor, values: Sequence[float]) -> None:
+            """One value a request, the same for its K rows."""
+            column_R[rows] = torch.tensor(values, device=device).to(column_R.dtype).repeat_interleave(prefill.copies)
+
+        requests = prefill.requests
+        state.sequence_R[rows] = torch.tensor([number for r in requests for number in r.sequences], device=device)
+        state.seed_R[rows] = torch.tensor([seed for r in requests for seed in r.seeds], device=device)
+        state.count_R[rows] = 0
+        fill(state.limit_R, [min(r.sampling.max_tokens, self.max_length - len(r.prompt)) for r in requests])
+        fill(state.temperature_R, [r.sampling.temperature for r in requests])
+        fill(state.top_k_R, [r.sampling.top_k for r in requests])
+        fill(state.top_p_R, [r.sampling.top_p for r in requests])
+        fill(state.min_p_R, [r.sampling.min_p for r in requests])
+        num_stops = state.stops_RS.shape[1]
+        stops = [[*r.stop_token_ids, *[-1] * (num_stops - len(r.stop_token_ids))] for r in requests]
+        stops_BS = torch.tensor(stops, dtype=torch.int64, device=device).view(len(requests), num_stops)
+        state.stops_RS[rows] = stops_BS.repeat_interleave(prefill.copies, dim=0)
+
+    def _step_decode(self) -> StepOutput:
+        positions_B1 = self.cache.begin_decode(self.num_running)
+        ids_B1 = self._rows.token_R[: self.num_running].unsqueeze(1)
+        hidden_B1D = self.model(ids_B1, positions_BT=positions_B1, cache=self.cache)
+        return self._sample(0, self.model.logits(hidden_B1D.squeeze(1)))
+
+    # -- sample, retire --------------------------------------------------------------------------------------------
+
+    def _sample(self, first_row: int, logits_BV: Tensor) -> StepOutput:
+        rows, state = slice(first_row, first_row + logits_BV.shape[0]), self._rows
+        count_B = state.count_R[rows]
+        token_B, logprob_B = sample_rows(
+            logits_BV,
+            uniforms(state.seed_R[rows], count_B),
+            temperature_B=state.temperature_R[rows] if self._any_temperature else None,
+            top_k_B=state.top_k_R[rows] if self._any_top_k else None,
+            top_p_B=state.top_p_R[rows] if self._any_top_p else None,
+            min_p_B=state.min_p_R[rows] if self._any_min_p else None,
+        )
+        count_B += 1  # a view: counts in place
+        state.token_R[rows] = token_B
+        stopped_B = (token_B.unsqueeze(1) == state.stops_RS[rows]).any(dim=1)
+        finished_B = stopped_B | (count_B >= state.limit_R[rows])
+        output = StepOutput(state.sequence_R[rows].clone(), token_B, logprob_B, finished_B, stopped_B)
+        if finished_B.any():
+            everyone_B = torch.zeros(self.num_running, dtype=torch.bool, device=finished_B.device)
+            everyone_B[rows] = finished_B
+            self._retire(everyone_B)
+        return output
+
+    def _retire(self, leaves_B: Tensor) -> None:
+        """Free these of the running rows; the last ones move into the holes."""
+        num_left = self.num_running - int(leaves_B.sum())
+        if 0 < num_left < self.num_running:
+            hole_M = leaves_B[:num_left].nonzero().squeeze(1)
+            if hole_M.shape[0]:
+                mover_M = (~leaves_B[num_left:]).nonzero().squeeze(1) + num_left
+                self.cache.move(mover_M, hole_M)
+                for column_R in self._rows.fields():
+                    column_R[hole_M] = column_R[mover_M]
+        self.num_running = num_left

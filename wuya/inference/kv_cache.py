@@ -1,0 +1,141 @@
+"""Keys and values of the tokens already read: one static slot (row) a sequence, live rows always first.
+
+    storage: [num_layers, 2 (key, value), rows, kv_heads, length, head_dim], allocated once
+
+A *prefill* writes the tokens of new prompts into their rows; a *decode* step appends one token to each of the first n
+rows. Retired rows are filled from the end (`move`), so that a step never touches a dead row, and attention reads a
+slice no longer than the longest live row. Works for grouped-query attention (fewer key heads than query heads) as is.
+
+Dimension key: B rows of this forward, T new tokens, H query heads, K key-value heads, S cached tokens, C head channels.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class KVCache:
+    """Implements `wuya.models.layers.KVCache`. Call `begin_prefill` or `begin_decode` before each forward."""
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_rows: int,
+        num_kv_heads: int,
+        length: int,
+        head_dim: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        # zeros, not empty: a masked position has weight 0, and 0 x NaN from stale memory would be NaN
+        self.storage = torch.zeros(num_layers, 2, num_rows, num_kv_heads, length, head_dim, dtype=dtype, device=device)
+        self.lengths_R = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        """Tokens cached in each row."""
+        self._decoding = False
+        self._rows = slice(0, 0)
+        self._start = 0
+        self._row_B = torch.empty(0, dtype=torch.int64)
+        self._length_B = torch.empty(0, dtype=torch.int64)
+        self._bias_B11S: Tensor | None = None
+        self._num_read = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Sequences it can hold at once."""
+        return self.storage.shape[2]
+
+    @property
+    def length(self) -> int:
+        """Tokens a row can hold."""
+        return self.storage.shape[4]
+
+    def fits(self, *, num_rows: int, length: int, dtype: torch.dtype, device: torch.device) -> bool:
+        """True if this storage can be used again for such a batch."""
+        enough = self.num_rows >= num_rows and self.length >= length
+        return enough and self.storage.dtype == dtype and self.storage.device == device
+
+    # -- what the next forward does --------------------------------------------------------------------------------
+
+    def begin_prefill(self, rows: slice, *, start: int = 0) -> None:
+        """The next forward brings tokens start, start + 1, ... of these rows; tokens before `start` are cached."""
+        self._decoding, self._rows, self._start = False, rows, start
+
+    def begin_decode(self, num_rows: int) -> Tensor:
+        """The next forward brings one token for each of the first `num_rows` rows. Returns its positions [B, 1]."""
+        self._decoding = True
+        device = self.storage.device
+        if self._row_B.shape[0] != num_rows:
+            self._row_B = torch.arange(num_rows, device=device)
+        self._length_B = self.lengths_R[:num_rows].clone()
+        shortest, longest = (int(value) for value in self._length_B.aminmax())
+        self._num_read = longest + 1
+        self._bias_B11S = None
+        if shortest != longest:
+            unused_BS = torch.arange(self._num_read, device=device) > self._length_B.unsqueeze(1)
+            bias_BS = torch.zeros(num_rows, self._num_read, dtype=self.storage.dtype, device=device)
+            self._bias_B11S = bias_BS.masked_fill_(unused_BS, -torch.inf)[:, None, None]
+        self.lengths_R[:num_rows] += 1
+        return self._length_B.unsqueeze(1)
+
+    def attend(self, layer: int, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
+        """Store this layer's new keys and values, attend to all the row has: out_BHTC."""
+        if self._decoding:
+            return self._attend_decode(layer, q_BHTC, k_BKTC, v_BKTC)
+        return self._attend_prefill(layer, q_BHTC, k_BKTC, v_BKTC)
+
+    def _attend_prefill(self, layer: int, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
+        num_new = q_BHTC.shape[2]
+        end = self._start + num_new
+        keys, values = self.storage[layer].unbind(0)
+        keys[self._rows, :, self._start : end] = k_BKTC
+        values[self._rows, :, self._start : end] = v_BKTC
+        grouped = q_BHTC.shape[1] != k_BKTC.shape[1]
+        if self._start == 0:  # padding stands right of every real token, so causality hides it
+            return scaled_dot_product_attention(q_BHTC, k_BKTC, v_BKTC, is_causal=True, enable_gqa=grouped)
+        query_T = torch.arange(self._start, end, device=q_BHTC.device)
+        seen_TS = torch.arange(end, device=q_BHTC.device) <= query_T.unsqueeze(1)
+        return scaled_dot_product_attention(
+            q_BHTC, keys[self._rows, :, :end], values[self._rows, :, :end], attn_mask=seen_TS, enable_gqa=grouped
+        )
+
+    def _attend_decode(self, layer: int, q_BH1C: Tensor, k_BK1C: Tensor, v_BK1C: Tensor) -> Tensor:
+        num_rows, num_heads, _, channels = q_BH1C.shape
+        keys, values = self.storage[layer].unbind(0)
+        keys[self._row_B, :, self._length_B] = k_BK1C.squeeze(2)
+        values[self._row_B, :, self._length_B] = v_BK1C.squeeze(2)
+        keys_BKSC = keys[:num_rows, :, : self._num_read]
+        values_BKSC = values[:num_rows, :, : self._num_read]
+        # query heads of one key head are the rows of one small matrix product: no key is repeated or read twice
+        num_kv_heads = keys_BKSC.shape[1]
+        q_BKGC = q_BH1C.reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, channels) * channels**-0.5
+        scores_BKGS = torch.matmul(q_BKGC, keys_BKSC.transpose(2, 3))
+        if self._bias_B11S is not None:
+            scores_BKGS += self._bias_B11S
+        out_BKGC = torch.matmul(scores_BKGS.softmax(dim=-1), values_BKSC)
+        return out_BKGC.view(num_rows, num_heads, 1, channels)
+
+    # -- rows ------------------------------------------------------------------------------------------------------
+
+    def finish_prefill(self, rows: slice, lengths_B: Tensor) -> None:
+        """Rows now hold this many tokens (padding that a prefill wrote beyond them is overwritten later)."""
+        self.lengths_R[rows] = lengths_B
+
+    def copy_to_followers(self, first: int, num_prompts: int, copies: int) -> None:
+        """K samples share one prefill: rows first, first + copies, ... are copied into the rows that follow each."""
+        if copies == 1:
+            return
+        rows = slice(first, first + num_prompts * copies)
+        lengths_PN = self.lengths_R[rows].view(num_prompts, copies)
+        lengths_PN[:, 1:] = lengths_PN[:, :1]
+        longest = int(lengths_PN.max())
+        layers, _, _, heads, length, channels = self.storage.shape
+        block = self.storage[:, :, rows].view(layers, 2, num_prompts, copies, heads, length, channels)[..., :longest, :]
+        block[:, :, :, 1:] = block[:, :, :, :1]
+
+    def move(self, source_M: Tensor, target_M: Tensor) -> None:
+        """Copy whole rows; sources and targets are disjoint."""
+        self.lengths_R[target_M] = self.lengths_R[source_M]
+        longest = int(self.lengths_R[target_M].max())
+        for layer_2RKSC in self.storage[..., :longest, :]:
+            layer_2RKSC[:, target_M] = layer_2RKSC[:, source_M]
