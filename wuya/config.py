@@ -10,17 +10,19 @@ A config class may name one field `POSITIONAL: ClassVar[str] = "checkpoint"`: `w
 
 import dataclasses
 import difflib
+import inspect
 import re
 import typing
-from argparse import ArgumentError
+from argparse import ArgumentError, HelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from docstring_parser import parse_from_object
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from wuya.errors import ConfigError
 from wuya.files import to_json, write_atomic
@@ -33,22 +35,37 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)  # for dataclass
 def parse_config(config_class: type[ConfigT], argv: Sequence[str], prog: str) -> ConfigT:
     """Build a config from command-line arguments. `--help` and `--print_config` print and raise SystemExit(0)."""
     parser = build_parser(config_class, prog)
+    arguments = friendly_arguments(config_class, argv)
+    for flag, path in pairwise(arguments):
+        if flag == "--config" and not Path(path).is_file():
+            raise ConfigError(f"config file `{path}` does not exist", hint=f"get the fields: `{prog} --print_config`")
     try:
-        namespace = parser.parse_args(friendly_arguments(config_class, argv))
-        values = vars(parser.instantiate(namespace))
+        values = vars(parser.instantiate(parser.parse_args(arguments)))
     except ArgumentError as error:
-        raise _config_error(str(error), config_class, prog) from error
+        raise _config_error(str(error), config_class, arguments, prog) from error
     return config_class(**{name: values[name] for name in field_names(config_class)})
+
+
+class _Parser(ArgumentParser):
+    """jsonargparse's parser with shorter type names in its help."""
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        return _readable(super().format_help(formatter))
+
+
+class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Keep the paragraphs of the class docstring."""
 
 
 def build_parser(config_class: type, prog: str) -> ArgumentParser:
     """The jsonargparse parser of one verb: `--config` and a flag per field, in the order of the class."""
     positional = getattr(config_class, "POSITIONAL", "")
-    usage = f"{prog} [{positional.upper()}] [--config FILE.yaml] [--FIELD VALUE ...]" if positional else None
-    parser = ArgumentParser(
+    first = f" [{positional.upper()}]" if positional else ""
+    parser = _Parser(
         prog=prog,
-        usage=usage or f"{prog} [--config FILE.yaml] [--FIELD VALUE ...]",
-        description=_escape(config_class.__doc__ or ""),
+        usage=f"{prog}{first} [--config FILE.yaml] [--FIELD VALUE ...]",
+        description=inspect.cleandoc(config_class.__doc__ or ""),
+        formatter_class=_HelpFormatter,
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -67,9 +84,7 @@ def build_parser(config_class: type, prog: str) -> ArgumentParser:
             extra["default"] = dataclasses.asdict(default)
         if hints[field.name] is bool:
             extra.update(nargs="?", const=True)  # `--resume` alone means true
-        parser.add_argument(
-            f"--{field.name}", type=hints[field.name], help=_escape(help_texts.get(field.name, "")), **extra
-        )
+        parser.add_argument(f"--{field.name}", type=hints[field.name], help=help_texts.get(field.name, ""), **extra)
     return parser
 
 
@@ -178,31 +193,38 @@ def _fields(config_class: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(config_class)
 
 
-def _escape(text: str) -> str:
-    return text.replace("%", "%%")  # argparse formats help with %
-
-
-def _config_error(message: str, config_class: type, prog: str) -> ConfigError:
+def _config_error(message: str, config_class: type, arguments: Sequence[str], prog: str) -> ConfigError:
     """Say what jsonargparse found in our words, with the nearest name for an unknown one."""
     message = " ".join(message.split())
-    fields_command = f"list the fields: `{prog} --help`" if not prog.endswith((".yaml", ".yml")) else ""
-    unknown = re.search(r"(?:does not accept option|Option|Key|key) '([^']+)'(?: is not| not|$)", message)
+    file = arguments[arguments.index("--config") + 1] if "--config" in arguments[:-1] else ""
+    list_fields = f"list the fields: `{prog} --help`" if prog != file else f"look at the fields in `{file}`"
+    unknown = re.search(r"(?:does not accept option|Option) '([^']+)'", message)
     unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([^\s=]+)", message)
     if unknown:
         name = unknown.group(1)
+        in_flags = any(argument.partition("=")[0] == f"--{name}" for argument in arguments)
         nearest = difflib.get_close_matches(name.replace("-", "_"), _known_names(config_class), n=1, cutoff=0.5)
-        hint = f"did you mean `{nearest[0]}`?" if nearest else fields_command
-        return ConfigError(f"unknown setting `{name}`", found=message, hint=hint)
+        return ConfigError(
+            f"unknown setting `{'--' if in_flags else ''}{name}`" + (f" in `{file}`" if file and not in_flags else ""),
+            hint=f"did you mean `{'--' if in_flags else ''}{nearest[0]}`?" if nearest else list_fields,
+        )
     if missing := re.search(r"arguments? (?:are|is) required: (.+)", message):
         flags = ", ".join(f"`--{name.strip()}`" for name in missing.group(1).split(","))
-        return ConfigError(f"missing {flags}", hint=fields_command)
+        return ConfigError(f"missing {flags}", hint=list_fields)
+    if extra := re.search(r"[Uu]nrecognized arguments: (.+)", message):
+        positional = getattr(config_class, "POSITIONAL", "")
+        hint = f"`{positional}` comes first: `{prog} {extra.group(1)} --FIELD VALUE ...`" if positional else list_fields
+        return ConfigError(f"unexpected argument `{extra.group(1)}`", hint=hint)
     if value := re.match(r"Parser key \"([^\"]+)\": (.+)", message):
-        return ConfigError(f"`--{value.group(1)}`: {_readable(value.group(2))}", hint=fields_command)
-    return ConfigError(message, hint=fields_command)
+        return ConfigError(f"`--{value.group(1)}`: {_readable(value.group(2))}", hint=list_fields)
+    about_file = file and re.match("Problems parsing|Unexpected config", message)
+    return ConfigError(f"`{file}`: {message}" if about_file else message, hint=list_fields)
 
 
 def _readable(text: str) -> str:
-    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    """`<class 'pathlib.Path'>` is Path, `typing.Literal['a', 'b']` is one of 'a', 'b'."""
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    return re.sub(r"(?:a )?typing\.Literal\[([^\]]*)\]", r"one of \1", text)
 
 
 def _known_names(config_class: type) -> list[str]:

@@ -29,6 +29,12 @@ class _PlainLines(tqdm):  # type: ignore[type-arg]
 
         return print_line
 
+    def close(self) -> None:
+        if not self.disable and self.last_print_t >= self.start_t + QUIET_SECONDS:  # else too short to show at all
+            self.display()
+        self.disable = True
+        self._decr_instances(self)  # type: ignore[attr-defined]  # what tqdm.close does, less its newline
+
 
 class Progress:
     """Progress of known length: `with Progress(total, "pre-train") as progress: progress.update(4096, loss=3.1)`.
@@ -73,7 +79,10 @@ class Progress:
 
 def say(message: str) -> None:
     """One log line for people, to stderr, without breaking a progress bar."""
-    tqdm.write(message, file=sys.stderr)
+    if sys.stderr.isatty():
+        tqdm.write(message, file=sys.stderr)
+    else:
+        sys.stderr.write(message + "\n")
     sys.stderr.flush()
 
 

@@ -37,7 +37,7 @@ def as_run_error(error: OSError, path: Path | str) -> RunError | None:
     if error.errno in FULL_DISK:
         return RunError(
             f"cannot write `{where}`: {(error.strerror or 'no space left').lower()}",
-            hint="free some space, or write elsewhere (`--out`, or WUYA_WORKSPACE=/other/disk), and run the command again; "
+            hint="free some space, or write elsewhere (`--out`, or WUYA_WORKSPACE=/other/disk), and run it again; "
             "what was finished before is intact",
         )
     if error.errno in NO_PERMISSION:
@@ -68,6 +68,10 @@ def make_folder(path: Path | str) -> Path:
     except (FileExistsError, NotADirectoryError) as error:
         raise RunError(
             f"cannot create the folder `{path}`: a file is in the way", hint=f"remove it: `rm {error.filename or path}`"
+        ) from error
+    except FileNotFoundError as error:  # a system folder such as /proc
+        raise RunError(
+            f"cannot create the folder `{path}`", hint="choose another folder: `--out workspace/...`"
         ) from error
     return path
 
@@ -149,7 +153,7 @@ def sha256_json(obj: object) -> str:
 
 
 def to_json(obj: object, *, indent: int | None = None, sort_keys: bool = False) -> str:
-    """Strict JSON that any reader accepts: NaN and infinities become null, paths text, numpy and torch values numbers."""
+    """Strict JSON that any reader accepts: NaN and infinities become null, paths text, arrays numbers."""
     separators = (",", ":") if indent is None else None
     plain = _plain(obj)
     return json.dumps(
@@ -212,7 +216,7 @@ class BadRows:
 def read_jsonl(path: Path | str, bad: BadRows | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, row) of a JSON-lines file, plain or `.gz`; blank lines are ignored.
 
-    A row that is not UTF-8, not JSON or not an object is added to `bad`, or without it raises a DataError with file:line.
+    A row that is not UTF-8, not JSON or not an object is added to `bad`, or without it raises DataError with file:line.
     """
     path = Path(path)
     with open_data(path) as file:

@@ -1,0 +1,30 @@
+"""What every test gets: one thread per process, no colour, the external data folder or a skip with the reason."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run in parallel, and one thread is deterministic
+os.environ["NO_COLOR"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["HF_HUB_OFFLINE"] = "1"  # tests never touch the network
+os.environ.pop("WUYA_WORKSPACE", None)
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # subprocesses of tests run this wuya
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder with real data sets for the tests that need them: `WUYA_TEST_DATA=/path make test`."""
+    folder = os.environ.get("WUYA_TEST_DATA", "")
+    if not folder:
+        pytest.skip("needs real data: set WUYA_TEST_DATA to the folder that holds hh-rlhf, wikitext-2, ...")
+    if not Path(folder).is_dir():
+        pytest.fail(f"WUYA_TEST_DATA={folder} is not a folder")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _own_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths of a test (./workspace) lie in its own folder, never in the clone."""
+    monkeypatch.chdir(tmp_path)
