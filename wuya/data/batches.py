@@ -1,7 +1,7 @@
 """Token shards and encoded chats to the tensors a training step takes.
 
-Batches are functions of the step, not of what was read before: resuming is calling `batch(step)` with the next step, and
-a run on two processes sees the tokens a run on one sees. Dimension key: N packed rows, B sequences, T tokens.
+Batches are functions of the step, not of what was read before: resuming is calling `batch(step)` with the next step,
+and a run on two processes sees the tokens a run on one sees. Dimension key: N packed rows, B sequences, T tokens.
 """
 
 from bisect import bisect_left, insort
@@ -31,7 +31,8 @@ class PretrainingBatches:
     """Windows of `context_length` tokens in an order shuffled anew each epoch.
 
     Window i is tokens [iT, iT + T] (inputs and, one later, targets), so the windows tile the stream without overlap.
-    Position = step x batch size runs through epoch after epoch; a batch may hold the end of one and the start of the next.
+    Position = step x batch size runs through epoch after epoch; a batch may hold the end of one and the start of the
+    next.
     """
 
     def __init__(self, shards: TokenSource, *, context_length: int, batch_size: int, seed: int) -> None:

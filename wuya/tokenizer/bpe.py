@@ -1,7 +1,8 @@
 """Byte-level byte-pair encoding: train, save, load, encode, decode (Sennrich et al. 2016; bytes as in GPT-2).
 
-Any text round-trips, whatever bytes are in it: nothing is normalised (Qwen2 applies NFC, which rewrites "e" + accent, so
-the original could not be restored), and all 256 bytes are tokens. Training and the file format are those of `tokenizers`.
+Any text round-trips, whatever bytes are in it: nothing is normalised (Qwen2 applies NFC, which rewrites "e" + accent,
+so the original could not be restored), and all 256 bytes are tokens. Training and the file format are those of
+`tokenizers`.
 """
 
 import codecs

@@ -4,8 +4,8 @@ A template (Jinja source, stored with the tokenizer) turns messages into text; `
 `transformers.apply_chat_template` gives, without importing it. Two rules make the ids safe to train and sample with:
 
 1. What people type is text. A `<|im_end|>` in a message is encoded as the characters it is made of, never as the token.
-2. Answers stand alone. The ids of an answer do not depend on the text before it, so the ids of a chat start with the ids
-   of its prompt, and training sees the tokens that sampling produces.
+2. Answers stand alone. The ids of an answer do not depend on the text before it, so the ids of a chat start with the
+ids of its prompt, and training sees the tokens that sampling produces.
 """
 
 import json

@@ -1,8 +1,9 @@
 """The fast path: a tiktoken encoder built from a tokenizer.json, used only after it was seen to give the same ids.
 
-tiktoken is several times as fast as `tokenizers`. It merges any two neighbours whose joint bytes are a token, in the order
-of token ids, where `tokenizers` merges the listed pairs in the listed order. For merges that come from BPE training the
-two agree, and `proven_twin` checks it: every token of the vocabulary and a set of awkward texts must give equal ids.
+tiktoken is several times as fast as `tokenizers`. It merges any two neighbours whose joint bytes are a token, in the
+order of token ids, where `tokenizers` merges the listed pairs in the listed order. For merges that come from BPE
+training the two agree, and `proven_twin` checks it: every token of the vocabulary and a set of awkward texts must give
+equal ids.
 """
 
 import json
