@@ -17,6 +17,7 @@ then raises `Interrupted` with the line that goes on. Only rank 0 writes.
 
 import json
 import math
+import os
 import shlex
 import shutil
 import signal
@@ -36,6 +37,7 @@ from wuya.errors import CheckpointError, ConfigError, DataError, Interrupted, No
 from wuya.files import FileLock, append_jsonl, atomic_folder, make_folder, read_jsonl, to_json, write_atomic
 from wuya.training import distributed
 from wuya.training.kernels import kernel_choices, restore_rng, rng_state
+from wuya.training.report import write_report
 
 FREE_FIELDS = frozenset({"resume", "out", "json", "save_every", "keep_last_n", "log_every", "tensorboard"})
 """Config fields that may differ on resume: they do not touch the numbers."""
@@ -191,7 +193,7 @@ class Run:
     def save_is_due(self, step: int, *, every: int, last: int) -> bool:
         """Whether to save after `step` updates: every so often, at the end, and when someone asked the run to stop."""
         self.interrupted = distributed.any_rank(self.interrupted)
-        return self.interrupted or step == last or (every > 0 and step % every == 0)
+        return self.interrupted or is_due(step, every, last)
 
     def save(self, step: int, save_model: Callable[[Path], object], state: Mapping[str, Any]) -> Path:
         """Write `checkpoints/step_<step>` as a whole, drop old ones, and leave if an interruption is pending.
@@ -245,13 +247,18 @@ class Run:
         say(f"resuming `{self.out}` after step {full['step']:,}")
         return int(full["step"]), state
 
-    def finish(self) -> None:
-        """Write report.html."""
+    def finish(self) -> Path:
+        """Make the newest checkpoint's model available as `<out>/model` (hard links, no copy), write report.html."""
+        model = self.out / "model"
         if distributed.is_main():
-            from wuya.training.report import write_report
-
+            latest = self.latest_checkpoint()
+            assert latest is not None, "finish() comes after the last save()"
+            with atomic_folder(model) as temporary:
+                without_resume = shutil.ignore_patterns("resume")
+                shutil.copytree(latest, temporary, copy_function=_link, ignore=without_resume, dirs_exist_ok=True)
             write_report(self.out)
         distributed.barrier()
+        return model
 
     def _drop_old(self) -> None:
         if self.keep_last_n <= 0:
@@ -260,6 +267,11 @@ class Run:
             retired = old.with_name(f".{old.name}.dropped")
             old.rename(retired)  # first out of sight: a kill in the middle leaves no half checkpoint under a final name
             shutil.rmtree(retired, ignore_errors=True)
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """Every so often (never for 0), and after the last update."""
+    return step == last or (every > 0 and step % every == 0)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -289,6 +301,14 @@ def _clean_leftovers(checkpoints: Path) -> None:
     """Remove what a killed process left under temporary names; the lock is ours, so nobody is writing them."""
     for leftover in checkpoints.glob(".*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)
+    return target
 
 
 def _torch_save(value: object, path: Path) -> None:
