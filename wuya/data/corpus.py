@@ -3,10 +3,10 @@
 | path | documents |
 |---|---|
 | `books.txt`, `.md`, `.text` | what form feeds separate; without any the whole file (cut every 4 million characters) |
-| `rows.jsonl` | field `text` (or `text_field`) of each row; chats in `messages` as their transcript |
+| `rows.jsonl`, `.json` | field `text` (or `text_field`) of each row; chats in `messages` as their transcript |
 | `rows.parquet` | column `text` (or `text_field`) |
 | a folder | all such files below it, in the order of their names |
-| `hf:org/name:split:field` | a data set of the Hugging Face hub through `datasets`; split and field may be left out |
+| `hf:org/name/config:split:field` | a data set of the Hugging Face hub; config, split, field may be left out |
 | `package:chitchat_dataset` | a corpus inside an installed Python package |
 
 Text and JSON-lines files may be packed (`.gz`). Text must be UTF-8. Rows that can't be read are counted and named,
@@ -15,16 +15,16 @@ never dropped in silence; a file of which nothing can be read is an error.
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wuya.data.rows import ROW_SUFFIXES, HubName, RaiseOnBadRow, read_rows
 from wuya.errors import ConfigError, DataError
-from wuya.files import BadRows, open_data, read_jsonl
+from wuya.files import BadRows, open_data
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
-ROW_SUFFIXES = (".jsonl", ".ndjson")
-PARQUET_SUFFIXES = (".parquet",)
+JSON_SUFFIXES = tuple(suffix for suffix in ROW_SUFFIXES if suffix != ".parquet")
 MAX_DOCUMENT_CHARACTERS = 1 << 22
 """A longer text is cut at a line's end, so that one huge file without form feeds does not fill the memory."""
 
@@ -63,7 +63,8 @@ def read_documents(source: CorpusSource, bad: BadRows | None = None) -> Iterator
         bad: collects rows that can't be used; without it the first one raises DataError.
     """
     if source.path.startswith("hf:"):
-        yield from _read_hub(source, bad)
+        hub = HubName.parse(source.path)
+        yield from _read_file(source.path, hub.name, replace(source, text_field=hub.field or source.text_field), bad)
     elif source.path.startswith("package:"):
         yield from _read_package(source)
     else:
@@ -80,48 +81,42 @@ def _files_of(path: Path) -> list[Path]:
             f"`{path}` does not exist", hint=f"look for it: `ls {path.parent}`; relative paths start at {Path.cwd()}"
         )
     if path.is_file():
-        if _kind(path) is None:
-            known = ", ".join((*TEXT_SUFFIXES, *ROW_SUFFIXES, *PARQUET_SUFFIXES))
+        if not _is_readable(path):
+            known = ", ".join((*TEXT_SUFFIXES, *ROW_SUFFIXES))
             raise DataError(f"`{path}` is of a kind that can't be read", hint=f"kinds: {known}, text and rows also .gz")
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and _kind(file))
+    files = sorted(file for file in path.rglob("*") if file.is_file() and _is_readable(file))
     if not files:
         found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "an empty folder"
         raise DataError(f"`{path}` holds no text, JSON-lines or parquet files", found=found)
     return files
 
 
-def _kind(path: Path) -> str | None:
-    name = path.name.removesuffix(".gz")
-    if name.endswith(TEXT_SUFFIXES):
-        return "text"
-    if name.endswith(ROW_SUFFIXES):
-        return "rows"
-    return "parquet" if path.name.endswith(PARQUET_SUFFIXES) else None
+def _is_text(path: Path) -> bool:
+    return path.name.removesuffix(".gz").endswith(TEXT_SUFFIXES)
 
 
-def _read_file(path: Path, name: str, source: CorpusSource, bad: BadRows | None) -> Iterator[Document]:
-    problems = bad if bad is not None else _Raise()
+def _is_readable(path: Path) -> bool:
+    return path.name.endswith(ROW_SUFFIXES) or path.name.removesuffix(".gz").endswith((*TEXT_SUFFIXES, *JSON_SUFFIXES))
+
+
+def _read_file(path: Path | str, name: str, source: CorpusSource, bad: BadRows | None) -> Iterator[Document]:
+    problems = bad if bad is not None else RaiseOnBadRow()
     before = problems.count
-    reader = {"text": _read_text, "rows": _read_rows, "parquet": _read_parquet}[_kind(path) or "text"]
     empty = True
-    for place, text in reader(path, source, problems):
+    places = (
+        _read_text(path, problems) if isinstance(path, Path) and _is_text(path) else _read_rows(path, source, problems)
+    )
+    for place, text in places:
         empty = False
         yield Document(text, source.name, f"{name}{place}")
     if empty and problems.count > before:
         raise DataError(
-            f"no row of `{path}` can be used", found=f"{problems.count - before:,} bad rows\n{problems.summary()}"
+            f"no row of `{path}` can be used", found=f"{problems.count - before:,} bad rows", hint=problems.summary()
         )
 
 
-class _Raise(BadRows):
-    """A list of bad rows that takes none: the first is an error."""
-
-    def add(self, file: Path | str, line: int, reason: str) -> None:
-        raise DataError(f"{file}:{line}: {reason}")
-
-
-def _read_text(path: Path, source: CorpusSource, bad: BadRows) -> Iterator[tuple[str, str]]:
+def _read_text(path: Path, bad: BadRows) -> Iterator[tuple[str, str]]:
     """Documents between form feeds; one that is not UTF-8 is a bad row, named by the line of its first bad byte."""
     line = 1
     for number, data in enumerate(_split_at_form_feeds(path), start=1):
@@ -164,8 +159,9 @@ def _character_start(data: bytes) -> int:
     return cut
 
 
-def _read_rows(path: Path, source: CorpusSource, bad: BadRows) -> Iterator[tuple[str, str]]:
-    for line, row in read_jsonl(path, bad):
+def _read_rows(path: Path | str, source: CorpusSource, bad: BadRows) -> Iterator[tuple[str, str]]:
+    columns = [source.text_field] if str(path).endswith(".parquet") else None
+    for line, row in read_rows(path, bad, columns=columns):
         text, reason = _text_of(row, source.text_field)
         if reason:
             bad.add(path, line, reason)
@@ -181,73 +177,13 @@ def _text_of(row: dict[str, Any], text_field: str) -> tuple[str, str]:
         except (TypeError, KeyError):
             return "", "`messages` is not a list of {role, content}"
     else:
-        text = row.get(text_field)
-        if text is None:
+        value = row.get(text_field)
+        if value is None:
             return "", f"no field `{text_field}` (found: {', '.join(row) or 'no fields'})"
-        if not isinstance(text, str):
-            return "", f"`{text_field}` is not text (found: {type(text).__name__})"
+        if not isinstance(value, str):
+            return "", f"`{text_field}` is not text (found: {type(value).__name__})"
+        text = value
     return ("", f"`{text_field}` is empty") if not text.strip() else (text, "")
-
-
-def _read_parquet(path: Path, source: CorpusSource, bad: BadRows) -> Iterator[tuple[str, str]]:
-    """Row group by row group; only the text column is read."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            if source.text_field not in file.schema_arrow.names:
-                raise DataError(
-                    f"`{path}` has no column `{source.text_field}`",
-                    found=", ".join(file.schema_arrow.names),
-                    hint="name the column that holds the text with `text_field`",
-                )
-            number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[source.text_field]):
-                for value in batch.column(0).to_pylist():
-                    number += 1
-                    text, reason = _text_of({source.text_field: value}, source.text_field)
-                    if reason:
-                        bad.add(path, number, reason)
-                    else:
-                        yield f":{number}", text
-    except pyarrow.ArrowException as error:
-        raise DataError(f"`{path}` is not a readable parquet file", found=str(error)[:200]) from error
-
-
-def _read_hub(source: CorpusSource, bad: BadRows | None) -> Iterator[Document]:
-    """`hf:org/name[:split[:field]]`, streamed: nothing is stored but what `datasets` caches."""
-    name, _, rest = source.path.removeprefix("hf:").partition(":")
-    split, _, field = rest.partition(":")
-    split, field = split or "train", field or source.text_field
-    if not name:
-        raise ConfigError(f"`{source.path}` names no data set", hint="write `hf:org/name`, `hf:org/name:split:field`")
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(
-            f"`{source.path}` needs the package `datasets`", hint="install it: `pip install datasets`"
-        ) from error
-    try:
-        rows = iter(datasets.load_dataset(name, split=split, streaming=True))
-        first = next(rows, None)
-    except Exception as error:  # network, missing name, missing split, gated: `datasets` raises dozens of kinds
-        raise DataError(
-            f"the data set `{name}` (split `{split}`) can't be loaded",
-            found=f"{type(error).__name__}: {str(error)[:200]}",
-            hint="check the name, the network and HF_ENDPOINT; or download it and give the path of its files",
-        ) from error
-    problems = bad if bad is not None else _Raise()
-    number = 0
-    row = first
-    while row is not None:
-        number += 1
-        text, reason = _text_of(dict(row), field)
-        if reason:
-            problems.add(source.path, number, reason)
-        else:
-            yield Document(text, source.name, f"{name}:{number}")
-        row = next(rows, None)
 
 
 def _read_package(source: CorpusSource) -> Iterator[Document]:
