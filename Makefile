@@ -12,7 +12,7 @@ help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo.done  ## the whole story on this machine: SEED=0, SIZE=tiny or small
-	@$(BIN)/wuya demo --seed $(SEED) --size $(SIZE) --resume
+	@$(BIN)/wuya demo --seed $(SEED) --size $(SIZE)
 
 demo-seeds: $(VENV)/demo.done  ## the demo for seeds 1, 2 and 3, and the table over them
 	@$(BIN)/python scripts/demo_seeds.py --size $(SIZE) 1 2 3
