@@ -27,12 +27,12 @@ def dpo_loss(margin_B: Tensor, *, beta: float) -> Tensor:
 
 
 def ipo_loss(margin_B: Tensor, *, beta: float) -> Tensor:
-    """(h - 1 / (2 beta))^2, shape [B] (IPO, arXiv:2310.12036, Eq. 17): a bounded target where preferences are near-deterministic."""
+    """(h - 1 / (2 beta))^2, shape [B] (IPO, arXiv:2310.12036, Eq. 17): bounded for near-deterministic preferences."""
     return (margin_B - 1 / (2 * beta)) ** 2
 
 
 def rloo_advantages(scores_PG: Tensor) -> Tensor:
-    """Score minus the mean of the *other* completions of the prompt (RLOO, arXiv:2402.14740, Eq. 8), shape [P, G], G > 1."""
+    """Score minus the mean of the prompt's *other* completions (RLOO, arXiv:2402.14740, Eq. 8), [P, G], G > 1."""
     group = scores_PG.shape[1]
     return (scores_PG - scores_PG.mean(dim=1, keepdim=True)) * (group / (group - 1))
 

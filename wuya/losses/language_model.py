@@ -14,7 +14,7 @@ def cross_entropy(logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor | None
     Args:
         logits_NV: unnormalised; carries gradient.
         targets_N: token ids (int64). A target whose weight is 0 must still be a valid id.
-        weights_N: 1.0 where the token counts, 0.0 where it does not (prompt, padding); fractions are allowed. None = all 1.
+        weights_N: 1.0 where the token counts, 0.0 where it does not (prompt, padding); fractions allowed. None = all 1.
 
     Returns: sum of weight x nats, and sum of weights. Divide the first by the second, summed over all microbatches and
         ranks of the step, for nats a token: means of means are wrong as soon as masks differ.
@@ -37,8 +37,8 @@ def chunked_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """`cross_entropy(hidden @ head.T, ...)` with at most `chunk_size` x V logits alive at a time.
 
-    Each chunk's logits are thrown away after the forward pass and computed again in the backward pass: one more product with
-    the head, in exchange for N x V floats of memory. It pays for large vocabularies (V = 50k), not for small ones.
+    Each chunk's logits are thrown away after the forward pass and computed again in the backward pass: one more
+    product with the head, in exchange for N x V floats of memory. It pays for large vocabularies (V = 50k).
 
     Args:
         hidden_ND: final-normed hidden states, only the positions that count; carries gradient.

@@ -1,9 +1,10 @@
 """Proximal policy optimisation for language models, as InstructGPT uses it (spec 6.7 and 7).
 
-Shapes: B sequences (episodes), T positions. Position t stands for predicting token t + 1, so log-probs, values, rewards and
-masks of one episode line up. mask_BT is 1.0 where token t + 1 belongs to the completion, 0.0 on prompt and padding.
+Shapes: B sequences (episodes), T positions. Position t stands for predicting token t + 1, so log-probs, values, rewards
+and masks of one episode line up. mask_BT is 1.0 where token t + 1 belongs to the completion, 0.0 on prompt and padding.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 def masked_mean(values_BT: Tensor, mask_BT: Tensor, num_tokens: Tensor | float | None = None) -> Tensor:
     """Mean over the positions where mask is 1.
 
-    `num_tokens`: divisor to use instead of the mask's own sum: the count of the whole minibatch, when `values_BT` is one of its
-    microbatches. Then the microbatches' results add up to the minibatch's mean, whatever the split.
+    `num_tokens`: divisor to use instead of the mask's own sum: the count of the whole minibatch, when `values_BT` is
+    one of its microbatches. Then the microbatches' results add up to the minibatch's mean, whatever the split.
     """
     divisor = mask_BT.sum().clamp(min=1) if num_tokens is None else num_tokens
     # where() and not a product: masked positions may hold inf or NaN
@@ -24,9 +25,9 @@ def masked_mean(values_BT: Tensor, mask_BT: Tensor, num_tokens: Tensor | float |
 def scores_with_eos_rule(scores_B: Tensor, has_eos_B: Tensor, *, missing_eos_penalty: float) -> Tensor:
     """Scores after the rule for completions that never ended: min(score, 0) - penalty.
 
-    The spec's rule replaces the score by -1, which *rewards* not ending wherever the reward model says less than -1. Here an
-    unended completion scores lower than the same one with its end token for every score, and never more than -penalty: less than
-    the average demonstration, whose score is 0 after re-centring.
+    The usual rule replaces the score by -1, which *rewards* not ending wherever the reward model says less than -1.
+    Here an unended completion scores lower than the same one with its end token for every score, and never more than
+    -penalty: less than the average demonstration, whose score is 0 after re-centring.
 
     Args:
         scores_B: reward model's scores, unitless.
@@ -39,7 +40,7 @@ def scores_with_eos_rule(scores_B: Tensor, has_eos_B: Tensor, *, missing_eos_pen
 def kl_shaped_rewards(
     scores_B: Tensor, logprobs_BT: Tensor, ref_logprobs_BT: Tensor, mask_BT: Tensor, *, kl_coef: float
 ) -> Tensor:
-    """Reward of each token: -kl_coef * (logprob - ref_logprob), plus the score on the last kept token (InstructGPT Eq. 2).
+    """Reward a token: -kl_coef * (logprob - ref_logprob), plus the score on the last kept one (InstructGPT Eq. 2).
 
     Args:
         scores_B: one score a completion, unitless.
@@ -84,18 +85,26 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float,
     return advantages_BT, torch.where(mask_BT > 0, advantages_BT + values_BT, 0.0)
 
 
-def whiten(values_BT: Tensor, mask_BT: Tensor, *, shift_mean: bool = True) -> Tensor:
+def whiten(
+    values_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    shift_mean: bool = True,
+    all_ranks_sum: Callable[[Tensor], Tensor] = lambda total: total,
+) -> Tensor:
     """(x - mean) / sqrt(variance + 1e-8) over the masked positions, variance biased; 0 where mask is 0.
 
-    Done in float64, where the mean of equal numbers is exactly that number: a constant advantage becomes exactly 0. In float32
-    the rounding error is divided by 1e-4 and Adam makes a full step of it.
+    Done in float64, where the mean of equal numbers is exactly that number: a constant advantage becomes exactly 0. In
+    float32 the rounding error is divided by 1e-4, and Adam makes a full step of it.
 
     Args:
         shift_mean: False keeps the mean (used for rewards; spec 7.1, item 7).
+        all_ranks_sum: adds a tensor over the processes that hold the other rows of the batch.
     """
-    wide_BT, wide_mask_BT = values_BT.double(), mask_BT.double()
-    mean = masked_mean(wide_BT, wide_mask_BT)
-    variance = masked_mean((wide_BT - mean) ** 2, wide_mask_BT)
+    wide_BT = torch.where(mask_BT > 0, values_BT.double(), 0.0)
+    count = all_ranks_sum(mask_BT.double().sum()).clamp(min=1)
+    mean = all_ranks_sum(wide_BT.sum()) / count
+    variance = all_ranks_sum(torch.where(mask_BT > 0, (wide_BT - mean) ** 2, 0.0).sum()) / count
     whitened_BT = (wide_BT - mean) * torch.rsqrt(variance + 1e-8)
     if not shift_mean:
         whitened_BT = whitened_BT + mean
@@ -174,7 +183,7 @@ class KLEstimates(NamedTuple):
     k2: Tensor
     """Half its square. Biased value, but as a loss it has the gradient of KL(policy || reference)."""
     k3: Tensor
-    """q / p - 1 - log(q / p). Unbiased, never negative; as a loss it has the gradient of the *other* KL(reference || policy)."""
+    """q / p - 1 - log(q / p). Unbiased, >= 0; as a loss it has the gradient of the *other* KL(reference || policy)."""
 
 
 def kl_estimates(logprobs_BT: Tensor, ref_logprobs_BT: Tensor) -> KLEstimates:

@@ -11,16 +11,16 @@ from torch.nn import functional as F
 def ranking_loss(scores_PK: Tensor, ranks_PK: Tensor, weights_P: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """InstructGPT's reward-model loss (arXiv:2203.02155, Eq. 1): every pair of a prompt, averaged within the prompt.
 
-    All C(K,2) pairs of one prompt are one batch element: K scores, K(K-1)/2 comparisons. Ties are dropped, so the divisor is
-    the number of pairs that are not ties.
+    All C(K,2) pairs of one prompt are one batch element: K scores, K(K-1)/2 comparisons. Ties are dropped, so the
+    divisor is the number of pairs that are not ties.
 
     Args:
         scores_PK: r_theta of each completion, unitless; carries gradient.
         ranks_PK: dense ranks, 1 is best, equal = tie, 0 = no completion here (padding).
         weights_P: weight of each prompt's vote; None = all 1.
 
-    Returns: weighted sum over prompts of the mean pair loss in nats, and the sum of the weights of prompts with at least one
-        pair. Divide by the latter, summed over microbatches and ranks. The loss of a pair with equal scores is ln 2.
+    Returns: weighted sum over prompts of the mean pair loss in nats, and the sum of the weights of prompts with at
+        least one pair. Divide by the latter, summed over microbatches and ranks. Equal scores give ln 2 a pair.
     """
     # better_PKK[p, i, j] is 1 where i was ranked above j
     valid_PK = ranks_PK > 0
@@ -41,7 +41,7 @@ def pair_loss(chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
 
 
 def noisy_preference_probability(first_B: Tensor, second_B: Tensor, *, noise: float = 0.1) -> Tensor:
-    """P(first preferred) when a labeler answers at random with probability `noise` (Christiano et al. 2017, section 2.2.3).
+    """P(first preferred) when a labeler answers at random with probability `noise` (arXiv:1706.03741, 2.2.3).
 
     Args:
         first_B: sum of predicted rewards over the first segment (for language: the score of a completion).
@@ -55,11 +55,11 @@ def noisy_preference_probability(first_B: Tensor, second_B: Tensor, *, noise: fl
 def christiano_loss(first_B: Tensor, second_B: Tensor, preference_B: Tensor, *, noise: float = 0.1) -> Tensor:
     """Cross-entropy between labels and `noisy_preference_probability`, nats, shape [B] (Christiano et al. 2017, Eq. 1).
 
-    Its largest value is -log(noise / 2) = 2.9957 for noise .1: the noise inside the softmax makes the gradient vanish for
-    confident mistakes, which label smoothing does not do.
+    Its largest value is -log(noise / 2) = 2.9957 for noise .1: the noise inside the softmax makes the gradient vanish
+    for confident mistakes, which label smoothing does not do.
 
     Args:
-        preference_B: mu(1): 1 = first preferred, 0 = second, .5 = equally good. "Cannot compare" must be dropped before.
+        preference_B: mu(1): 1 = first preferred, 0 = second, .5 = equal. "Cannot compare" must be dropped before.
     """
     probability_B = noisy_preference_probability(first_B, second_B, noise=noise)
     return -(preference_B * probability_B.log() + (1 - preference_B) * (1 - probability_B).log())

@@ -1,0 +1,100 @@
+"""Where PPO's episodes come from: the next prompts in a seeded order, answered and scored; and how to look at them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from wuya.console import say
+from wuya.inference.engine import Engine
+from wuya.inference.rollouts import Rollouts, Score, sample_rollouts
+from wuya.inference.sampling import SamplingParams
+from wuya.tokenizer.bpe import Tokenizer
+from wuya.training import distributed
+from wuya.training.ppo_batches import LanguageModel, TokenValues
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeSource:
+    """Samples and scores episodes. Stateless: episode g of update u depends on (seed, u, g) and the weights only."""
+
+    engine: Engine
+    """Generates with the policy's weights of the moment."""
+    tokenizer: Tokenizer
+    prompts: Sequence[Sequence[int]]
+    sampling: SamplingParams
+    policy: LanguageModel
+    reference: LanguageModel
+    value_model: TokenValues
+    score: Score
+    seed: int
+    microbatch_tokens: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def sample(self, update: int, num_episodes: int) -> Rollouts:
+        """This rank's share of the episodes of one update."""
+        start = update * num_episodes
+        mine = [self.prompt_at(start + row) for row in distributed.local_rows(num_episodes)]
+        with self.autocast():
+            return sample_rollouts(
+                self.engine,
+                mine,
+                sampling=replace(self.sampling, seed=_mixed_seed(self.seed, update, distributed.rank())),
+                policy=self.policy,
+                reference=self.reference,
+                value_model=self.value_model,
+                score=self.score,
+                pad_id=self.tokenizer.pad_id,
+                microbatch_tokens=self.microbatch_tokens,
+                keep_sampled_logprobs=self.dtype == torch.float32,
+                device=self.device,
+            )
+
+    def prompt_at(self, position: int) -> Sequence[int]:
+        """Number `position` of an endless stream: every epoch is all prompts in an order of its own."""
+        epoch, place = divmod(position, len(self.prompts))
+        return self.prompts[_order(self.seed, epoch, len(self.prompts))[place]]
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Matrix products in the run's dtype."""
+        with distributed.autocast(self.device, self.dtype):
+            yield
+
+    def reencodes(self, completion: Sequence[int]) -> bool:
+        """Whether a completion's text gives back the tokens that were sampled (specials aside)."""
+        specials = set(self.tokenizer.special_ids.values())
+        ids = [token for token in completion if token not in specials]
+        return self.tokenizer.encode(self.tokenizer.decode(ids)) == ids
+
+    def show(self, rollouts: Rollouts, count: int = 3) -> list[dict[str, object]]:
+        """Print the first episodes with score and KL, always look at text; and return them as rows."""
+        rows: list[dict[str, object]] = []
+        for row in range(min(count, len(rollouts.scores_B))):
+            shown = {
+                "prompt": self.tokenizer.decode(rollouts.prompt(row)),
+                "completion": self.tokenizer.decode(rollouts.completion(row)),
+                "score": round(float(rollouts.scores_B[row]), 3),
+                "kl": round(float(rollouts.kl_B[row]), 3),
+            }
+            say(f"score {shown['score']:+.2f}  kl {shown['kl']:.2f}  {shown['prompt']!r} -> {shown['completion']!r}")
+            rows.append(dict(shown))
+        return rows
+
+
+_orders: dict[tuple[int, int, int], list[int]] = {}
+
+
+def _order(seed: int, epoch: int, count: int) -> list[int]:
+    key = (seed, epoch, count)
+    if key not in _orders:
+        _orders.clear()
+        _orders[key] = np.random.default_rng([seed, epoch]).permutation(count).tolist()
+    return _orders[key]
+
+
+def _mixed_seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

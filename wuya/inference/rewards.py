@@ -1,0 +1,129 @@
+"""Where a score comes from: our reward model, a Hugging Face sequence classifier, or a Python function.
+
+    score = load_reward("runs/rm", tokenizer)            # a checkpoint of `wuya reward_model`
+    score = load_reward("my.py:politeness", tokenizer)   # def politeness(prompts: list[str], completions: list[str])
+    scores_B = score(prompt_ids, completion_ids)
+
+All three are the same thing to PPO and best-of-n: (prompt ids, completion ids as sampled) -> scores_B.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from wuya.data.batches import length_sorted_microbatches, pad_right
+from wuya.errors import ConfigError, DataError
+from wuya.models.checkpoint import load_scalar_model, resolve_checkpoint
+from wuya.models.reward_model import ScalarModel
+from wuya.training.user_functions import is_function_spec, load_function
+
+if TYPE_CHECKING:
+    from wuya.inference.rollouts import Score
+    from wuya.tokenizer.bpe import Tokenizer
+
+
+def load_reward(
+    reward: str, tokenizer: "Tokenizer", *, device: torch.device | str = "cpu", microbatch_tokens: int = 8192
+) -> "Score":
+    """The score that `reward` names: `file.py:function`, or a folder with our reward model or with a foreign one.
+
+    Args:
+        tokenizer: of the policy, whose token ids will be scored.
+        microbatch_tokens: positions, padding included, of one forward pass.
+    """
+    if is_function_spec(reward):
+        return text_reward(load_function(reward), tokenizer)
+    folder = resolve_checkpoint(reward)
+    if _is_foreign_classifier(folder):
+        return text_reward(_classifier(folder, device=device, microbatch_tokens=microbatch_tokens), tokenizer)
+    model, reward_tokenizer = load_scalar_model(folder, device=device)
+    if reward_tokenizer.fingerprint != tokenizer.fingerprint:
+        raise ConfigError(
+            "reward model and policy have different tokenizers",
+            found=f"{reward_tokenizer.vocab_size} and {tokenizer.vocab_size} tokens",
+            hint="train the reward model from the policy's SFT checkpoint: `wuya reward_model --model runs/sft ...`",
+        )
+    return model_reward(model, microbatch_tokens=microbatch_tokens)
+
+
+def model_reward(model: ScalarModel, *, microbatch_tokens: int = 8192) -> "Score":
+    """Score of the last kept token under our reward model; same ids as the policy saw, nothing is encoded again."""
+    model.eval()
+
+    def score(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+        rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+        return score_sequences(model, rows, microbatch_tokens=microbatch_tokens)
+
+    return score
+
+
+@torch.no_grad()
+def score_sequences(model: ScalarModel, sequences: Sequence[Sequence[int]], *, microbatch_tokens: int = 8192) -> Tensor:
+    """Score of each whole sequence, float32 [B] on the CPU; rows of like length share a forward pass."""
+    device = model.head.weight.device
+    scores_B = torch.zeros(len(sequences))
+    for group in length_sorted_microbatches([len(row) for row in sequences], microbatch_tokens):
+        ids_BT, lengths_B = pad_right(
+            [sequences[row] for row in group], pad_id=0
+        )  # nothing looks ahead: any id will do
+        scores_B[group] = model.scores(ids_BT.to(device), lengths_B.to(device) - 1).float().cpu()
+    return scores_B
+
+
+def text_reward(function: Callable[..., object], tokenizer: "Tokenizer") -> "Score":
+    """Adapt a function of texts: prompts as rendered for the policy, completions without special tokens."""
+
+    def score(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+        prompt_texts = [tokenizer.decode(list(ids)) for ids in prompts]
+        texts = [tokenizer.decode(list(ids), skip_special=True) for ids in completions]
+        scores_B = torch.as_tensor(function(prompt_texts, texts), dtype=torch.float32)
+        if scores_B.shape != (len(prompts),) or not torch.isfinite(scores_B).all():
+            raise DataError(
+                "the reward function must return one finite number a completion",
+                found=f"shape {tuple(scores_B.shape)} for {len(prompts)} completions",
+            )
+        return scores_B
+
+    return score
+
+
+def _is_foreign_classifier(folder: Path) -> bool:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    ours = (folder / "wuya.json").exists()
+    return not ours and any("SequenceClassification" in name for name in config.get("architectures") or ())
+
+
+def _classifier(
+    folder: Path, *, device: torch.device | str, microbatch_tokens: int
+) -> Callable[[list[str], list[str]], Tensor]:
+    """A Hugging Face sequence classifier of one label, asked about prompt + completion as one text."""
+    try:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    except ImportError as error:
+        raise ConfigError(
+            f"`{folder}` needs the package transformers", hint="install it: `pip install wuya[hf]`"
+        ) from error
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if model.config.num_labels != 1:
+        raise ConfigError(
+            f"`{folder}` is a classifier, not a reward model",
+            found=f"{model.config.num_labels} labels",
+            hint="a reward has one label (num_labels=1)",
+        )
+
+    @torch.no_grad()
+    def score(prompts: list[str], completions: list[str]) -> Tensor:
+        texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+        lengths = [len(tokenizer(text)["input_ids"]) for text in texts]
+        scores_B = torch.zeros(len(texts))
+        for group in length_sorted_microbatches(lengths, microbatch_tokens):
+            batch = tokenizer([texts[row] for row in group], padding=True, return_tensors="pt").to(device)
+            scores_B[group] = model(**batch).logits[:, 0].float().cpu()
+        return scores_B
+
+    return score

@@ -1,0 +1,163 @@
+"""Episodes for PPO: sample completions, and put beside each token what policy, reference and value model say of it.
+
+Shapes: B episodes, T positions. Position t stands for predicting token t + 1 (losses/ppo.py), so ids_BT has one column
+more than the other tensors.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wuya.data.batches import length_sorted_microbatches
+from wuya.inference.engine import Engine, Generation
+from wuya.inference.sampling import SamplingParams
+from wuya.training.ppo_batches import (
+    LanguageModel,
+    Rollouts,
+    TokenValues,
+    completion_logprobs,
+    completion_values,
+)
+
+__all__ = ["Rollouts", "Score", "dump_rollouts", "sample_rollouts", "sequence_logprobs"]
+
+Score = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor]
+"""(prompt ids, completion ids as sampled) -> one float32 score an episode, [B]; see inference/rewards.py."""
+
+
+def sample_rollouts(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    *,
+    sampling: SamplingParams,
+    policy: LanguageModel,
+    reference: LanguageModel,
+    value_model: TokenValues,
+    score: Score,
+    pad_id: int = 0,
+    microbatch_tokens: int = 8192,
+    keep_sampled_logprobs: bool = True,
+    device: torch.device | str = "cpu",
+) -> Rollouts:
+    """Sample one completion a prompt and score it.
+
+    Args:
+        engine: generates with the policy's weights.
+        prompts: token ids, the generation prompt at their end.
+        sampling: the temperature also divides the logits of `policy` and `reference` here. Truncation (top-k, top-p)
+            makes the sampler differ from the softmax that PPO differentiates; use it only if you know why.
+        policy, reference, value_model: with dropout off; run without gradient.
+        score: judges (prompts, completions).
+        microbatch_tokens: positions, padding included, of one forward pass; rows of like length go together.
+        keep_sampled_logprobs: use the log-probs that came with the tokens. Exact in fp32 without truncation, and saves
+            the forward pass that otherwise computes them again.
+    """
+    generations = [samples[0] for samples in engine.generate(prompts, sampling)]
+    with torch.no_grad():
+        keep = keep_sampled_logprobs and not sampling.truncates
+        rows = _right_padded(prompts, generations, pad_id=pad_id, device=device)
+        ids_BT, mask_BT, logprobs_BT, prompt_lengths_B, completion_lengths_B = rows
+        ref_logprobs_BT, values_BT = torch.zeros_like(mask_BT), torch.zeros_like(mask_BT)
+        lengths_B = prompt_lengths_B + completion_lengths_B
+        for group in length_sorted_microbatches(lengths_B.tolist(), microbatch_tokens):
+            index = torch.tensor(group, device=ids_BT.device)
+            width = int(lengths_B[index].max())
+            ids, mask = ids_BT[index, :width], mask_BT[index, : width - 1]
+            if not keep:
+                logprobs_BT[index, : width - 1] = completion_logprobs(
+                    policy, ids, mask, temperature=sampling.temperature
+                )
+            ref_logprobs_BT[index, : width - 1] = completion_logprobs(
+                reference, ids, mask, temperature=sampling.temperature
+            )
+            values_BT[index, : width - 1] = completion_values(value_model, ids, mask)
+        scores_B = score(prompts, [list(generation.token_ids) for generation in generations])
+    return Rollouts(
+        ids_BT=ids_BT,
+        mask_BT=mask_BT,
+        logprobs_BT=logprobs_BT,
+        ref_logprobs_BT=ref_logprobs_BT,
+        values_BT=values_BT,
+        scores_B=scores_B.to(device=ids_BT.device, dtype=torch.float32),
+        has_eos_B=torch.tensor([g.finish_reason == "stop" for g in generations], device=ids_BT.device),
+        prompt_lengths_B=prompt_lengths_B,
+        completion_lengths_B=completion_lengths_B,
+    )
+
+
+def sequence_logprobs(model: LanguageModel, ids_BT: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Log-prob of every token but the first, nats, [B, T]; carries gradient. Padding gets a number too: mask it."""
+    return completion_logprobs(model, ids_BT, torch.ones(ids_BT[:, 1:].shape), temperature=temperature)
+
+
+def _right_padded(
+    prompts: Sequence[Sequence[int]], generations: Sequence[Generation], *, pad_id: int, device: torch.device | str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """ids, mask, sampled log-probs, prompt lengths, completion lengths."""
+    lengths = [len(prompt) + len(g.token_ids) for prompt, g in zip(prompts, generations, strict=True)]
+    ids_BT = torch.full((len(prompts), max(lengths)), pad_id, dtype=torch.int64)
+    mask_BT = torch.zeros(len(prompts), max(lengths) - 1)
+    logprobs_BT = torch.zeros_like(mask_BT)
+    for row, (prompt, generation, length) in enumerate(zip(prompts, generations, lengths, strict=True)):
+        ids_BT[row, :length] = torch.tensor([*prompt, *generation.token_ids])
+        mask_BT[row, len(prompt) - 1 : length - 1] = 1.0
+        logprobs_BT[row, len(prompt) - 1 : length - 1] = torch.tensor(generation.logprobs)
+    prompt_lengths_B = torch.tensor([len(prompt) for prompt in prompts])
+    completion_lengths_B = torch.tensor([len(g.token_ids) for g in generations])
+    return (
+        ids_BT.to(device),
+        mask_BT.to(device),
+        logprobs_BT.to(device),
+        prompt_lengths_B.to(device),
+        completion_lengths_B.to(device),
+    )
+
+
+def dump_rollouts(
+    path: Path,
+    rollouts: Rollouts,
+    *,
+    rewards_BT: Tensor,
+    advantages_BT: Tensor,
+    returns_BT: Tensor,
+    decode: Callable[[Sequence[int]], str],
+    update: int,
+) -> None:
+    """Write one row a completion token to a parquet file: what was sampled and every number PPO derives from it.
+
+    Args:
+        rewards_BT: per token, KL penalty and score, as GAE received them.
+        advantages_BT: as the policy loss receives them (whitened).
+        returns_BT: targets of the value model.
+        decode: token ids to text, called with one id at a time.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from wuya.files import make_folder, write_errors
+
+    rows_N, positions_N = (rollouts.mask_BT > 0).nonzero(as_tuple=True)
+    tokens_N = rollouts.ids_BT[rows_N, positions_N + 1]
+    columns: dict[str, object] = {
+        "update": [update] * len(rows_N),
+        "episode": rows_N.tolist(),
+        "position": (positions_N + 1 - rollouts.prompt_lengths_B[rows_N]).tolist(),
+        "token_id": tokens_N.tolist(),
+        "token": [decode([token]) for token in tokens_N.tolist()],
+    }
+    for name, values_BT in {
+        "logprob": rollouts.logprobs_BT,
+        "ref_logprob": rollouts.ref_logprobs_BT,
+        "kl": rollouts.logprobs_BT - rollouts.ref_logprobs_BT,
+        "value": rollouts.values_BT,
+        "advantage": advantages_BT,
+        "return": returns_BT,
+        "reward": rewards_BT,
+    }.items():
+        columns[name] = values_BT[rows_N, positions_N].tolist()
+    columns["score"] = rollouts.scores_B[rows_N].tolist()
+    make_folder(path.parent)
+    with write_errors(path):
+        pq.write_table(pa.table(columns), path)

@@ -1,0 +1,233 @@
+"""InstructGPT step 2b: learn a reward model from rankings (arXiv:2203.02155, section 3.5, Eq. 1; C.2).
+
+    wuya reward_model --model runs/sft --rankings rankings.jsonl --demonstrations demos.jsonl --out runs/rm
+
+Reads an exported, frozen snapshot of rankings (JSONL), never the live database; writes runs/rm/{config.yaml,
+metrics.jsonl, report.json, heldout_scores.jsonl, checkpoints/step_000200/}.
+
+All pairs of a prompt are one batch element: K forward passes, not K(K-1), and one gradient. Differs from the paper: a prompt
+may have several votes, which weigh 1 together.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from wuya.config import require_positive
+from wuya.console import Progress, say, warn
+from wuya.data.batches import pad_right
+from wuya.data.formats import read_demonstrations, read_rankings
+from wuya.errors import DataError
+from wuya.evals.reward_model_report import judge_reward_model
+from wuya.files import BadRows, sha256_file, to_json, write_atomic
+from wuya.inference.rewards import score_sequences
+from wuya.losses.preference import ranking_loss
+from wuya.models.checkpoint import load_checkpoint, save_checkpoint
+from wuya.models.reward_model import ScalarModel
+from wuya.records import Ranking
+from wuya.tokenizer.bpe import Tokenizer
+from wuya.tokenizer.chat_format import encode_prompt
+from wuya.training import distributed
+from wuya.training.optimizer import Optimizer, build_optimizer, clip_gradients, set_lr
+from wuya.training.ranked_prompts import RankedPrompt, prompt_microbatches, ranked_prompts, vote_tensors
+from wuya.training.run import Run
+from wuya.training.schedule import warmup_cosine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardModelConfig:
+    """InstructGPT step 2b: train a reward model on rankings."""
+
+    model: Path
+    """SFT checkpoint whose trunk the reward model starts from."""
+    rankings: Path
+    """JSONL of rankings to learn from: a snapshot exported from the feedback store, or anybody's."""
+    out: Path
+    """Run folder."""
+    demonstrations: Path | None = None
+    """JSONL of demonstrations: scores are shifted so that their mean score is 0, as the paper does before PPO."""
+    heldout_rankings: tuple[Path, ...] = ()
+    """JSONL files of rankings of other prompts (and other labelers) to report on."""
+    num_epochs: int = 1
+    """Passes over the rankings. Paper: 1; more over-fits."""
+    batch_size: int = 64
+    """Prompts (all their pairs) per optimizer step, summed over all ranks. Paper: 64."""
+    microbatch_tokens: int = 8192
+    """Positions (padding included) of one forward and backward pass: what fits in memory. Changes no result."""
+    learning_rate: float = 9e-6
+    """Peak learning rate. Paper: 9e-6 for 6B."""
+    final_learning_rate: float = 0.1
+    """Where the cosine ends, as a share of the peak. Paper: 0.1."""
+    warmup_steps: int = 0
+    """Steps of linear warmup. The paper has none."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Optimizer. Paper: Adam."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    max_grad_norm: float = 1.0
+    """Largest L2 norm of the gradient in one step; 0 does not clip."""
+    max_demonstrations: int = 1024
+    """Demonstrations used to find the mean score."""
+    seed: int = 0
+    """Of the scalar head and of the order of prompts."""
+    save_every: int = 0
+    """Steps between checkpoints; 0 saves only at the end."""
+    keep_last_n: int = 1
+    """Newest checkpoints to keep; 0 keeps all."""
+    resume: bool = False
+    """Go on from the newest checkpoint in `out`."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of matrix products; auto is bfloat16 where the hardware has it."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_epochs", "batch_size", "microbatch_tokens", "learning_rate")
+
+
+def run(config: RewardModelConfig) -> Path:
+    """Train and report; returns the run folder, whose newest checkpoint is the reward model."""
+    # 1. The SFT model with a scalar head, and the rankings
+    device = distributed.init(config.device)
+    dtype = distributed.resolve_dtype(config.dtype, device)
+    policy, tokenizer = load_checkpoint(config.model, device=device)
+    torch.manual_seed(config.seed)
+    model = ScalarModel(policy).to(device).eval()  # dropout off; gradients flow all the same
+    prompts, _ = load_ranked_prompts(config.rankings, tokenizer, max_length=policy.config.context_length)
+    steps_per_epoch = -(-len(prompts) // config.batch_size)
+    num_steps = config.num_epochs * steps_per_epoch
+    optimizer = build_optimizer(model, name=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
+    with Run(config.out, config, resume=config.resume, verb="reward_model", keep_last_n=config.keep_last_n) as run:
+        done, state = run.load_state(map_location=device) or (0, None)
+        if state is not None:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        # 2. One epoch over prompts; each brings all its pairs
+        with Progress(num_steps, "reward model", unit="step", start=done) as progress:
+            for step in range(done, num_steps):
+                epoch, place = divmod(step, steps_per_epoch)
+                order = np.random.default_rng([config.seed, epoch]).permutation(len(prompts))
+                batch = [prompts[i] for i in order[place * config.batch_size :][: config.batch_size]]
+                multiplier = warmup_cosine(step, num_steps, config.warmup_steps, config.final_learning_rate)
+                set_lr(optimizer, multiplier)
+                with distributed.autocast(device, dtype):
+                    metrics = ranking_gradients(model, batch, microbatch_tokens=config.microbatch_tokens)
+                distributed.reduce_gradients(model.parameters())
+                norm = clip_gradients(model.parameters(), config.max_grad_norm)
+                run.require_finite(step + 1, loss=metrics["loss"], grad_norm=norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                run.log(
+                    step + 1, {**metrics, "grad_norm": norm, "lr": multiplier, "epoch": (step + 1) / steps_per_epoch}
+                )
+                progress.update(1, loss=metrics["loss"], accuracy=metrics["accuracy"])
+                if step + 1 < num_steps and run.save_is_due(step + 1, every=config.save_every, last=num_steps):
+                    _save(run, step + 1, model, tokenizer, optimizer, config)
+        # 3. Mean score of demonstrations = 0; then save, and report on rankings it has not seen
+        if config.demonstrations is not None:
+            recentre(model, config.demonstrations, tokenizer, config)
+        _save(run, num_steps, model, tokenizer, optimizer, config)
+        if config.heldout_rankings and distributed.is_main():
+            write_reports(config, model, tokenizer)
+        run.finish()
+    return config.out
+
+
+def load_ranked_prompts(
+    path: Path, tokenizer: Tokenizer, *, max_length: int
+) -> tuple[list[RankedPrompt], list[Ranking]]:
+    """Batch elements from a JSONL file, and the rankings as read; what cannot be used is counted and named."""
+    bad = BadRows()
+    rankings = list(read_rankings(path, bad))
+    prompts, dropped = ranked_prompts(rankings, tokenizer, max_length=max_length)
+    if bad.count:
+        warn(bad.summary())
+    if dropped:
+        warn(f"`{path}`: {dropped} of {len(rankings)} rankings left out: all ties, or longer than {max_length} tokens")
+    if not prompts:
+        raise DataError(
+            f"`{path}` has no ranking to learn from",
+            found=f"{len(rankings)} rankings",
+            hint="export some first: `wuya export --rankings rankings.jsonl`",
+        )
+    return prompts, rankings
+
+
+def ranking_gradients(model: ScalarModel, batch: list[RankedPrompt], *, microbatch_tokens: int) -> dict[str, float]:
+    """Add the gradient of Eq. 1, a mean over the batch's prompts; this rank does its share of them."""
+    mine = [batch[i] for i in distributed.local_rows(len(batch))]
+    device = model.head.weight.device
+    totals = torch.zeros(3, dtype=torch.float64)
+    for part in prompt_microbatches(mine, microbatch_tokens):
+        ids_BT, lengths_B = pad_right([sequence for prompt in part for sequence in prompt.sequences], pad_id=0)
+        scores_B = model.scores(ids_BT.to(device), lengths_B.to(device) - 1)
+        rows_PK, ranks_PK, weights_P = (tensor.to(device) for tensor in vote_tensors(part))
+        loss, _ = ranking_loss(scores_B[rows_PK], ranks_PK, weights_P)
+        (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
+        right, pairs = _count_right(scores_B.detach().cpu(), part)
+        totals += torch.tensor([float(loss.detach()), right, pairs], dtype=torch.float64)
+    loss_sum, right, pairs = distributed.all_reduce_sum(totals).tolist()
+    return {"loss": loss_sum / len(batch), "accuracy": right / max(pairs, 1), "pairs": pairs, "prompts": len(batch)}
+
+
+def _count_right(scores_B: torch.Tensor, prompts: list[RankedPrompt]) -> tuple[float, float]:
+    scores = scores_B.tolist()
+    right, pairs, offset = 0, 0, 0
+    for prompt in prompts:
+        for better, worse in (pair for vote in prompt.votes for pair in vote.pairs):
+            right += scores[offset + better] > scores[offset + worse]
+            pairs += 1
+        offset += len(prompt.sequences)
+    return float(right), float(pairs)
+
+
+def recentre(model: ScalarModel, demonstrations: Path, tokenizer: Tokenizer, config: RewardModelConfig) -> None:
+    """Set the model's bias so that demonstrations score 0 on average (InstructGPT, section 3.5)."""
+    limit = model.trunk.config.context_length
+    sequences = []
+    for demonstration in read_demonstrations(demonstrations, BadRows()):
+        ids = encode_prompt(tokenizer, demonstration.prompt.messages)
+        ids = [*ids, *tokenizer.encode(demonstration.completion), tokenizer.eos_id]
+        if len(ids) <= limit:
+            sequences.append(ids)
+        if len(sequences) == config.max_demonstrations:
+            break
+    if not sequences:
+        raise DataError(f"`{demonstrations}` has no demonstration that fits into {limit} tokens")
+    scores_B = score_sequences(model, sequences, microbatch_tokens=config.microbatch_tokens)
+    model.bias += scores_B.double().mean().to(model.bias.dtype)
+    say(f"scores shifted by {-float(scores_B.mean()):+.3f}: {len(sequences)} demonstrations now score 0 on average")
+
+
+def _save(
+    run: Run, step: int, model: ScalarModel, tokenizer: Tokenizer, optimizer: Optimizer, config: RewardModelConfig
+) -> None:
+    def save_model(folder: Path) -> None:
+        save_checkpoint(
+            folder,
+            model,
+            tokenizer,
+            recipe="reward_model",
+            parents={"model": config.model},
+            extra={"rankings": str(config.rankings), "rankings_sha256": sha256_file(config.rankings)},
+        )
+
+    run.save(step, save_model, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+
+
+def write_reports(config: RewardModelConfig, model: ScalarModel, tokenizer: Tokenizer) -> None:
+    """Judge the model on held-out rankings: report.json, heldout_scores.jsonl and a table on the terminal."""
+    reports, scores = {}, []
+    for path in config.heldout_rankings:
+        prompts, rankings = load_ranked_prompts(path, tokenizer, max_length=model.trunk.config.context_length)
+        report = judge_reward_model(
+            model, prompts, rankings, microbatch_tokens=config.microbatch_tokens, seed=config.seed
+        )
+        reports[str(path)] = report.to_dict()
+        scores += [{"rankings": str(path), **row} for row in report.scores]
+        say(report.table(title=path.stem))
+    write_atomic(config.out / "report.json", to_json(reports, indent=2) + "\n")
+    write_atomic(config.out / "heldout_scores.jsonl", "".join(to_json(row) + "\n" for row in scores))

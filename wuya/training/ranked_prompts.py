@@ -1,0 +1,122 @@
+"""Rankings as batch elements: one per prompt, each answer encoded once, every vote on it kept.
+
+Shapes: K answers of one prompt, P votes in a batch.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from wuya.records import Candidate, Prompt, Ranking
+from wuya.tokenizer.bpe import Tokenizer
+from wuya.tokenizer.chat_format import encode_prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One labeler's ranks of some of a prompt's answers."""
+
+    rows: tuple[int, ...]
+    """Which answers of the prompt."""
+    ranks: tuple[int, ...]
+    """Dense, 1 is best, equal = tie; one a row."""
+    labeler: str
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """(better, worse) answers; ties left out."""
+        ranked = list(zip(self.rows, self.ranks, strict=True))
+        return [(a, b) for a, rank_a in ranked for b, rank_b in ranked if rank_a < rank_b]
+
+
+@dataclass(slots=True)
+class RankedPrompt:
+    """One batch element of the reward model: a prompt with its answers and the votes on them."""
+
+    prompt: Prompt
+    candidates: list[Candidate] = field(default_factory=list)
+    sequences: list[list[int]] = field(default_factory=list)
+    """Prompt and answer of each candidate as token ids, the end token included if there was one."""
+    votes: list[Vote] = field(default_factory=list)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(len(sequence) for sequence in self.sequences)
+
+
+def completion_ids(candidate: Candidate, tokenizer: Tokenizer) -> list[int]:
+    """The answer's ids as they were sampled, if they are this tokenizer's; else its text encoded, with an end token."""
+    if candidate.token_ids and max(candidate.token_ids) < tokenizer.vocab_size:
+        ids = list(candidate.token_ids)
+        if tokenizer.decode(ids, skip_special=True).strip() == candidate.text.strip():
+            return ids
+    return tokenizer.encode(candidate.text) + ([tokenizer.eos_id] if candidate.finished else [])
+
+
+def ranked_prompts(
+    rankings: Iterable[Ranking], tokenizer: Tokenizer, *, max_length: int
+) -> tuple[list[RankedPrompt], int]:
+    """Group rankings by prompt: all pairs of a prompt belong to one batch element, whoever voted and when.
+
+    Args:
+        max_length: tokens of prompt and answer; a ranking with a longer answer is left out.
+
+    Returns: prompts that have at least one pair that is no tie, in order of appearance; and how many rankings were left
+        out because they are too long or all ties.
+    """
+    by_prompt: dict[str, RankedPrompt] = {}
+    dropped = 0
+    for ranking in rankings:
+        prompt_ids = encode_prompt(tokenizer, ranking.prompt.messages)
+        answers = [completion_ids(candidate, tokenizer) for candidate in ranking.candidates]
+        if len(set(ranking.ranks)) < 2 or len(prompt_ids) + max(map(len, answers)) > max_length:
+            dropped += 1
+            continue
+        element = by_prompt.setdefault(ranking.prompt.id, RankedPrompt(ranking.prompt))
+        rows = []
+        for candidate, ids in zip(ranking.candidates, answers, strict=True):
+            sequence = prompt_ids + ids
+            if sequence not in element.sequences:
+                element.sequences.append(sequence)
+                element.candidates.append(candidate)
+            rows.append(element.sequences.index(sequence))
+        element.votes.append(Vote(tuple(rows), ranking.ranks, ranking.labeler))
+    return list(by_prompt.values()), dropped
+
+
+def prompt_microbatches(prompts: Sequence[RankedPrompt], max_tokens: int) -> list[list[RankedPrompt]]:
+    """Prompts of like length together, (answers x longest) within `max_tokens`; a prompt is never cut in two."""
+    groups: list[list[RankedPrompt]] = []
+    rows = 0
+    for prompt in sorted(prompts, key=lambda prompt: -prompt.longest):  # the first of a group is its longest
+        if groups and (rows + len(prompt.sequences)) * groups[-1][0].longest <= max_tokens:
+            groups[-1].append(prompt)
+            rows += len(prompt.sequences)
+        else:
+            groups.append([prompt])
+            rows = len(prompt.sequences)
+    return groups
+
+
+def vote_tensors(prompts: Sequence[RankedPrompt]) -> tuple[Tensor, Tensor, Tensor]:
+    """Where each vote finds its scores, for `ranking_loss`.
+
+    Returns: rows_PK, indices into the prompts' sequences laid end to end; ranks_PK, 0 where a vote has fewer answers;
+        and weights_P, so that the votes on one prompt weigh 1 together.
+    """
+    votes: list[tuple[list[int], tuple[int, ...], float]] = []
+    offset = 0
+    for prompt in prompts:
+        weight = 1 / len(prompt.votes)
+        votes += [([offset + row for row in vote.rows], vote.ranks, weight) for vote in prompt.votes]
+        offset += len(prompt.sequences)
+    width = max(len(rows) for rows, _, _ in votes)
+    rows_PK = torch.zeros(len(votes), width, dtype=torch.int64)
+    ranks_PK = torch.zeros(len(votes), width, dtype=torch.int64)
+    for number, (rows, ranks, _) in enumerate(votes):
+        rows_PK[number, : len(rows)] = torch.tensor(rows)
+        ranks_PK[number, : len(rows)] = torch.tensor(ranks)
+    return rows_PK, ranks_PK, torch.tensor([weight for _, _, weight in votes])
