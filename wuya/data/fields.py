@@ -1,4 +1,4 @@
-"""Fields of a data row, checked and turned into records: texts, messages, answers, ranks. Bad ones raise BadRowError."""
+"""Fields of a data row, checked and turned into records: texts, messages, answers, ranks; else BadRowError."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
