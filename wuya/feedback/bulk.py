@@ -1,0 +1,334 @@
+"""Many rows at once: prompts, people, models, tasks and finished rankings, each written once however often they come.
+
+Every function takes an open connection inside a writing transaction; `FeedbackStore` opens it.
+"""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from wuya.errors import DataError
+from wuya.feedback.rankings import check_ranking
+from wuya.feedback.rows import messages_to_json
+from wuya.feedback.tables import (
+    Assignment,
+    Base,
+    LabelProject,
+    LabelTask,
+    MetadataLabel,
+    ModelVersion,
+    PromptRow,
+    RankingItem,
+    RankingRow,
+    TaskCandidate,
+    User,
+    now,
+    uuid7,
+)
+from wuya.files import sha256_json
+from wuya.records import Candidate, Prompt, Ranking
+
+CHUNK = 500
+"""Rows a statement: far below SQLite's limit on bound values."""
+HUMAN = "human"
+"""`Candidate.model` of an answer that a person wrote."""
+T = TypeVar("T")
+Answers = tuple[Prompt, Sequence[Candidate]]
+Label = bool | int | float | str | None
+
+
+def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
+    """The items in lists of at most `size`."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def insert_rows(connection: Connection, table: type[Base], rows: Sequence[dict[str, Any]]) -> None:
+    """Insert all rows, if there are any."""
+    if rows:
+        connection.execute(insert(table), list(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """What queueing and claiming need to know of a labeling project."""
+
+    id: str
+    name: str
+    overlap: int
+    lease_minutes: int
+    schema_version: int
+    guide_version: int
+
+
+def ensure_project(connection: Connection, name: str, *, type: str = "ranking") -> Project:
+    """The project of that name, made with defaults if it is new."""
+    wanted = select(LabelProject.__table__).where(LabelProject.name == name)
+    row = connection.execute(wanted).mappings().first()
+    if row is None:
+        connection.execute(insert(LabelProject).values(name=name, type=type))
+        row = connection.execute(wanted).mappings().one()
+    return Project(**{field: row[field] for field in Project.__dataclass_fields__})
+
+
+def ensure_prompts(connection: Connection, prompts: Iterable[Prompt]) -> int:
+    """Write prompts that are new; how many. An id stands for one text for ever."""
+    count = 0
+    for chunk in chunks(prompts):
+        by_id: dict[str, Prompt] = {}
+        for prompt in chunk:
+            if by_id.setdefault(prompt.id, prompt).messages != prompt.messages:
+                raise _two_texts(prompt)
+        query = select(PromptRow.id, PromptRow.dedupe_key).where(PromptRow.id.in_(by_id))
+        known = {id: key for id, key in connection.execute(query)}
+        rows = []
+        for prompt in by_id.values():
+            messages = messages_to_json(prompt.messages)
+            key = sha256_json(messages)
+            if prompt.id not in known:
+                rows.append(
+                    {
+                        "id": prompt.id,
+                        "messages": messages,
+                        "dedupe_key": key,
+                        "source": prompt.source,
+                        "source_user_hash": prompt.author,
+                    }
+                )
+            elif known[prompt.id] != key:
+                raise _two_texts(prompt)
+        insert_rows(connection, PromptRow, rows)
+        count += len(rows)
+    return count
+
+
+def ensure_users(connection: Connection, names: Iterable[str], *, simulated: bool = False) -> dict[str, str]:
+    """Ids of people by name; new ones are added."""
+    wanted = set(names)
+    ids = {name: id for id, name in connection.execute(select(User.id, User.display_name)) if name in wanted}
+    new = [{"id": uuid7(), "display_name": name, "is_simulated": simulated} for name in sorted(wanted - ids.keys())]
+    insert_rows(connection, User, new)
+    return ids | {str(row["display_name"]): str(row["id"]) for row in new}
+
+
+def ensure_models(connection: Connection, names: Iterable[str]) -> dict[str, str]:
+    """Ids of checkpoints by name (folder or alias); new ones are added."""
+    wanted = {name for name in names if name and name != HUMAN}
+    query = select(ModelVersion.id, ModelVersion.name).where(ModelVersion.name.in_(sorted(wanted)))
+    ids = {name: id for id, name in connection.execute(query)} if wanted else {}
+    new = [{"id": uuid7(), "name": name, "path": name} for name in sorted(wanted - ids.keys())]
+    insert_rows(connection, ModelVersion, new)
+    return ids | {row["name"]: row["id"] for row in new}
+
+
+def task_key(project: Project, round: int, prompt: Prompt, candidates: Sequence[Candidate]) -> str:
+    """What makes two tasks the same: project, round, prompt and the answers in their order."""
+    return sha256_json([project.name, round, prompt.id, [candidate.text for candidate in candidates]])
+
+
+def ensure_tasks(
+    connection: Connection, project: Project, answers: Sequence[Answers], *, round: int, target: int, priority: int = 0
+) -> dict[str, str]:
+    """Write tasks that are new; ids of the new ones by their key. The order of the queue is shuffled by the key."""
+    ensure_prompts(connection, (prompt for prompt, _ in answers))
+    models = ensure_models(connection, {c.model for _, group in answers for c in group})
+    by_key = {task_key(project, round, prompt, group): (prompt, group) for prompt, group in answers}
+    known = existing_tasks(connection, list(by_key))
+    new = {key: uuid7() for key in by_key if key not in known}
+    tasks, candidates = [], []
+    for key, id in new.items():
+        prompt, group = by_key[key]
+        tasks.append(
+            {
+                "id": id,
+                "project_id": project.id,
+                "prompt_id": prompt.id,
+                "round": round,
+                "target": target,
+                "priority": priority,
+                "dedupe_key": key,
+                "shuffle_key": random.Random(key).random(),
+            }
+        )
+        candidates += [_candidate_row(id, position, c, models) for position, c in enumerate(group)]
+    insert_rows(connection, LabelTask, tasks)
+    insert_rows(connection, TaskCandidate, candidates)
+    return new
+
+
+def existing_tasks(connection: Connection, keys: Sequence[str]) -> dict[str, str]:
+    """Task ids by key, for the keys that have one."""
+    found: dict[str, str] = {}
+    for chunk in chunks(keys):
+        query = select(LabelTask.dedupe_key, LabelTask.id).where(LabelTask.dedupe_key.in_(chunk))
+        found |= {key: id for key, id in connection.execute(query)}
+    return found
+
+
+def insert_rankings(connection: Connection, project: Project, rankings: Sequence[Ranking]) -> int:
+    """Write finished rankings with their prompts, tasks and people; how many were new.
+
+    Raises: DataError for invalid ranks, and where a labeler ranked the same task differently before.
+    """
+    for ranking in rankings:
+        check_ranking(ranking, where=f"the ranking of prompt {ranking.prompt.id!r} by {ranking.labeler!r}")
+    keys = [task_key(project, r.round, r.prompt, r.candidates) for r in rankings]
+    for round in sorted({r.round for r in rankings}):
+        ensure_tasks(
+            connection, project, [(r.prompt, r.candidates) for r in rankings if r.round == round], round=round, target=1
+        )
+    users: dict[str, str] = {}
+    for simulated in (True, False):
+        names = {r.labeler for r in rankings if (r.source == "simulated") == simulated}
+        users |= ensure_users(connection, names, simulated=simulated)
+    tasks = existing_tasks(connection, list(dict.fromkeys(keys)))
+    task_ids = sorted(set(tasks.values()))
+    candidates = _candidate_ids(connection, task_ids)
+    known = _known_ranks(connection, task_ids)
+    slots = _next_slots(connection, task_ids)
+    assignments: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    items: list[dict[str, Any]] = []
+    labels: list[dict[str, Any]] = []
+    for key, ranking in zip(keys, rankings, strict=True):
+        task, user = tasks[key], users[ranking.labeler]
+        if (task, user) in known:
+            if known[task, user] != ranking.ranks:
+                raise DataError(
+                    f"{ranking.labeler!r} has ranked prompt {ranking.prompt.id!r} before, and differently",
+                    found=f"{list(known[task, user])}, now {list(ranking.ranks)}",
+                    hint="a later opinion needs another round or project",
+                )
+            continue
+        known[task, user] = ranking.ranks
+        assignment, id, at = uuid7(), uuid7(), _moment(ranking.created_at)
+        slot = slots[task] = slots.get(task, -1) + 1
+        order = list(range(len(ranking.ranks)))
+        assignments.append(
+            {
+                "id": assignment,
+                "task_id": task,
+                "user_id": user,
+                "slot": slot,
+                "state": "submitted",
+                "permutation": order,
+                "started_at": at,
+                "submitted_at": at,
+            }
+        )
+        rows.append(
+            {"id": id, "assignment_id": assignment, "task_id": task, "source": ranking.source, "created_at": at}
+        )
+        items += [
+            {"ranking_id": id, "candidate_id": candidate, "rank": rank}
+            for candidate, rank in zip(candidates[task], ranking.ranks, strict=True)
+        ]
+        labels += label_rows(assignment, None, ranking.flags)
+    insert_rows(connection, Assignment, assignments)
+    insert_rows(connection, RankingRow, rows)
+    insert_rows(connection, RankingItem, items)
+    insert_rows(connection, MetadataLabel, labels)
+    recount_tasks(connection, sorted({row["task_id"] for row in rows}))
+    return len(rows)
+
+
+def label_rows(assignment: str, candidate: str | None, labels: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of `metadata_labels`; None stays NULL: shown, but not answered."""
+    return [
+        {
+            "assignment_id": assignment,
+            "candidate_id": candidate,
+            "key": key,
+            "value_bool": value if isinstance(value, bool) else None,
+            "value_num": value if isinstance(value, int | float) and not isinstance(value, bool) else None,
+            "value_text": value if isinstance(value, str) else None,
+        }
+        for key, value in labels.items()
+    ]
+
+
+def recount_tasks(connection: Connection, task_ids: Sequence[str]) -> None:
+    """Set counters and states of tasks that got rankings from outside the queue."""
+    for chunk in chunks(task_ids):
+        done = (
+            select(func.count())
+            .where(Assignment.task_id == LabelTask.id, Assignment.state == "submitted")
+            .scalar_subquery()
+        )
+        connection.execute(update(LabelTask).where(LabelTask.id.in_(chunk)).values(n_submitted=done))
+        full = LabelTask.n_submitted >= LabelTask.target
+        connection.execute(
+            update(LabelTask)
+            .where(LabelTask.id.in_(chunk), full)
+            .values(state="complete", target=LabelTask.n_submitted, completed_at=now())
+        )
+
+
+def _two_texts(prompt: Prompt) -> DataError:
+    return DataError(f"prompt id {prompt.id!r} stands for two different texts", hint="give each prompt its own id")
+
+
+def _candidate_row(task: str, position: int, candidate: Candidate, models: dict[str, str]) -> dict[str, Any]:
+    return {
+        "id": uuid7(),
+        "task_id": task,
+        "position": position,
+        "text": candidate.text,
+        "model_version_id": models.get(candidate.model),
+        "is_human": candidate.model == HUMAN,
+        "finished": candidate.finished,
+        "token_ids": list(candidate.token_ids),
+        "sampling": {"temperature": candidate.temperature},
+    }
+
+
+def _candidate_ids(connection: Connection, task_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Candidate ids of each task, in position order."""
+    found: dict[str, list[str]] = {}
+    for chunk in chunks(task_ids):
+        query = select(TaskCandidate.task_id, TaskCandidate.id).where(TaskCandidate.task_id.in_(chunk))
+        for task, id in connection.execute(query.order_by(TaskCandidate.task_id, TaskCandidate.position)):
+            found.setdefault(task, []).append(id)
+    return found
+
+
+def _known_ranks(connection: Connection, task_ids: Sequence[str]) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Ranks by (task, person), in position order."""
+    found: dict[tuple[str, str], tuple[int, ...]] = {}
+    for chunk in chunks(task_ids):
+        query = (
+            select(Assignment.task_id, Assignment.user_id, RankingItem.rank)
+            .join(RankingRow, RankingRow.assignment_id == Assignment.id)
+            .join(RankingItem, RankingItem.ranking_id == RankingRow.id)
+            .join(TaskCandidate, TaskCandidate.id == RankingItem.candidate_id)
+            .where(Assignment.task_id.in_(chunk), Assignment.user_id.is_not(None))
+            .order_by(TaskCandidate.position)
+        )
+        for task, user, rank in connection.execute(query):
+            person = task, str(user)
+            found[person] = (*found.get(person, ()), rank)
+    return found
+
+
+def _next_slots(connection: Connection, task_ids: Sequence[str]) -> dict[str, int]:
+    """The highest slot taken in each task."""
+    found: dict[str, int] = {}
+    for chunk in chunks(task_ids):
+        query = select(Assignment.task_id, func.max(Assignment.slot)).where(Assignment.task_id.in_(chunk))
+        found |= {t: slot for t, slot in connection.execute(query.group_by(Assignment.task_id)) if slot is not None}
+    return found
+
+
+def _moment(created_at: str) -> datetime:
+    """The record's time, or the present where it has none."""
+    try:
+        moment = datetime.fromisoformat(created_at)
+    except ValueError:
+        return now()
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

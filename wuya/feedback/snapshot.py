@@ -1,0 +1,70 @@
+"""Frozen, hashed files between the database and training: a run reads a snapshot, never the live database.
+
+A snapshot is `KIND-HASH.jsonl` with `KIND-HASH.manifest.json` beside it; HASH is the start of the file's SHA-256. The
+same content always gets the same name, and a file that no longer fits its hash is refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from wuya.errors import DataError
+from wuya.feedback.rows import SCHEMA_VERSION
+from wuya.files import sha256_file, to_json, write_atomic
+
+Kind = Literal["sft", "rm_rankings", "rm_pairs", "prompts", "feedback", "raw"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A frozen file and what it holds."""
+
+    path: Path
+    kind: str
+    num_rows: int
+    sha256: str
+    filter: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+
+
+def write_snapshot(
+    rows: Iterable[Mapping[str, object]], folder: Path, *, kind: Kind, filter: Mapping[str, Any] | None = None
+) -> Snapshot:
+    """Write rows as a snapshot into `folder`. Raises DataError when there are none."""
+    lines = [to_json(row) for row in rows]
+    if not lines:
+        raise DataError(
+            f"there is nothing to export as {kind}",
+            found=f"filter {dict(filter)}" if filter else "an empty store",
+            hint="label some tasks (`wuya label`), or drop the filter",
+        )
+    content = ("\n".join(lines) + "\n").encode(errors="surrogatepass")
+    digest = hashlib.sha256(content).hexdigest()
+    path = Path(folder) / f"{kind}-{digest[:12]}.jsonl"
+    write_atomic(path, content)
+    snapshot = Snapshot(path, kind, len(lines), digest, dict(filter or {}))
+    manifest = asdict(snapshot) | {"path": path.name}
+    write_atomic(path.with_suffix(".manifest.json"), to_json(manifest, indent=1) + "\n")
+    return snapshot
+
+
+def open_snapshot(path: Path) -> Snapshot:
+    """The snapshot a file is, after checking that not a byte has changed. Raises: DataError."""
+    path = Path(path)
+    manifest = path.with_suffix(".manifest.json")
+    for file in (path, manifest):
+        if not file.is_file():
+            raise DataError(f"`{path}` is not a snapshot", found=f"no `{file.name}`")
+    row = json.loads(manifest.read_text(encoding="utf-8"))
+    found = sha256_file(path)
+    if found != row["sha256"]:
+        raise DataError(
+            f"`{path}` was changed after it was frozen",
+            found=f"sha256 {found[:12]}, frozen as {row['sha256'][:12]}",
+            hint="export it again; never edit a snapshot",
+        )
+    return Snapshot(path, row["kind"], row["num_rows"], row["sha256"], row["filter"], row["schema_version"])

@@ -1,0 +1,343 @@
+"""The feedback store: people, queues and everything they said, behind one class.
+
+    with FeedbackStore(workspace / "wuya.db") as store:
+        store.queue_tasks([(prompt, candidates), ...])
+        while task := store.claim("ann"):
+            store.submit_ranking(task.assignment_id, task.ranks_by_id([2, 1, 3]))
+        snapshot = store.export_snapshot("rm_rankings", run_folder)
+
+It takes and returns the frozen records of `wuya.records`. Training never reads it: `export_snapshot` freezes what a run
+reads, and records the hash. Several processes may use one SQLite file; PostgreSQL is a URL away.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import func, insert, select, update
+
+from wuya.feedback import provenance, queue, reading, rows
+from wuya.feedback.bulk import (
+    Answers,
+    Label,
+    chunks,
+    ensure_project,
+    ensure_prompts,
+    ensure_tasks,
+    ensure_users,
+    insert_rankings,
+    insert_rows,
+)
+from wuya.feedback.database import open_engine, writing
+from wuya.feedback.database import reading as read_transaction
+from wuya.feedback.queue import LabelingTask
+from wuya.feedback.rankings import comparisons_of
+from wuya.feedback.reading import RawRanking, Selection
+from wuya.feedback.snapshot import Kind, Snapshot, write_snapshot
+from wuya.feedback.tables import (
+    Base,
+    ComparisonRow,
+    DemonstrationRow,
+    LabelProject,
+    MessageFeedback,
+    PromptRow,
+    now,
+    uuid7,
+)
+from wuya.files import sha256_json
+from wuya.records import Comparison, Demonstration, Feedback, Prompt, Ranking
+
+DEFAULT_PROJECT = "default"
+EVERYTHING = Selection()
+
+
+class FeedbackStore:
+    """A feedback database, opened and migrated. Safe to use from several threads and processes."""
+
+    def __init__(self, url: str | Path) -> None:
+        """Open `url` (sqlite:///file, postgresql+psycopg://...) or the SQLite file at a path; make it if it is new."""
+        self._engine = open_engine(url)
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Into the store
+
+    def add_prompts(self, prompts: Iterable[Prompt], *, split: str = "") -> int:
+        """Add prompts that are new; how many. `split` (train, val, test) is set on the new ones."""
+        with writing(self._engine) as connection:
+            count = 0
+            for chunk in chunks(prompts):
+                ids = [p.id for p in chunk]
+                count += ensure_prompts(connection, chunk)
+                if split:
+                    fresh = update(PromptRow).where(PromptRow.id.in_(ids), PromptRow.split.is_(None))
+                    connection.execute(fresh.values(split=split))
+        return count
+
+    def add_demonstrations(self, demonstrations: Iterable[Demonstration]) -> int:
+        """Add answers that people wrote; how many were new."""
+        count = 0
+        with writing(self._engine) as connection:
+            for chunk in chunks(demonstrations):
+                ensure_prompts(connection, (d.prompt for d in chunk))
+                keyed = {(d.prompt.id, d.labeler, rows.sha256_text(d.completion)): d for d in chunk}
+                columns = DemonstrationRow.prompt_id, DemonstrationRow.author, DemonstrationRow.completion_sha256
+                known = select(*columns).where(DemonstrationRow.prompt_id.in_([d.prompt.id for d in chunk]))
+                for id, author, sha256 in connection.execute(known):
+                    keyed.pop((id, author, sha256), None)
+                new = [
+                    {"prompt_id": id, "author": author, "completion_sha256": sha256, "completion": d.completion}
+                    for (id, author, sha256), d in keyed.items()
+                ]
+                insert_rows(connection, DemonstrationRow, new)
+                count += len(new)
+        return count
+
+    def add_rankings(self, rankings: Iterable[Ranking], *, project: str = DEFAULT_PROJECT) -> int:
+        """Add finished rankings (simulated or imported) with their prompts and answers; how many were new."""
+        count = 0
+        with writing(self._engine) as connection:
+            found = ensure_project(connection, project)
+            for chunk in chunks(rankings):
+                count += insert_rankings(connection, found, chunk)
+        return count
+
+    def add_comparisons(self, comparisons: Iterable[Comparison], *, source: str = "compare") -> int:
+        """Add decided pairs of the chat or of an evaluation; how many were new."""
+        count = 0
+        with writing(self._engine) as connection:
+            for chunk in chunks(comparisons):
+                ensure_prompts(connection, (c.prompt for c in chunk))
+                users = ensure_users(connection, {c.labeler for c in chunk if c.labeler})
+                keyed = {sha256_json([source, rows.comparison_to_row(c)]): c for c in chunk}
+                known = select(ComparisonRow.dedupe_key).where(ComparisonRow.dedupe_key.in_(keyed))
+                for key in connection.execute(known).scalars():
+                    del keyed[key]
+                new = [
+                    {
+                        "dedupe_key": key,
+                        "source": source,
+                        "prompt_id": c.prompt.id,
+                        "a_text": c.chosen,
+                        "b_text": c.rejected,
+                        "outcome": "a",
+                        "user_id": users.get(c.labeler),
+                        "group": c.group or c.prompt.id,
+                    }
+                    for key, c in keyed.items()
+                ]
+                insert_rows(connection, ComparisonRow, new)
+                count += len(new)
+        return count
+
+    def add_feedback(self, feedback: Feedback, *, user: str = "", message_id: str = "") -> str:
+        """Write what a user said about an answer; a second opinion on the same message replaces the first. Its id."""
+        with writing(self._engine) as connection:
+            ensure_prompts(connection, [feedback.prompt])
+            user_id = ensure_users(connection, [user])[user] if user else None
+            message_id = message_id or sha256_json([feedback.prompt.id, feedback.completion])
+            values = {
+                "value": feedback.value,
+                "reasons": list(feedback.reasons),
+                "comment": feedback.comment,
+                "better_answer": feedback.better_answer,
+            }
+            mine = MessageFeedback.message_id == message_id, MessageFeedback.user_id == user_id
+            id = connection.execute(select(MessageFeedback.id).where(*mine)).scalar() if user_id else None
+            if id:
+                connection.execute(update(MessageFeedback).where(MessageFeedback.id == id).values(**values))
+                return str(id)
+            id = uuid7()
+            named = {"id": id, "message_id": message_id, "prompt_id": feedback.prompt.id, "user_id": user_id}
+            connection.execute(insert(MessageFeedback).values(**named, completion=feedback.completion, **values))
+            return id
+
+    # The queue
+
+    def add_project(
+        self,
+        name: str,
+        *,
+        guide_md: str = "",
+        overlap: int = 1,
+        lease_minutes: int = 45,
+        label_schema: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make a labeling project, or change the settings of one; tasks queued before keep theirs."""
+        with writing(self._engine) as connection:
+            project = ensure_project(connection, name)
+            values = {"guide_md": guide_md, "overlap": overlap, "lease_minutes": lease_minutes}
+            changed = update(LabelProject).where(LabelProject.id == project.id)
+            connection.execute(changed.values(**values, label_schema=dict(label_schema or {})))
+
+    def queue_tasks(
+        self,
+        answers: Iterable[Answers],
+        *,
+        project: str = DEFAULT_PROJECT,
+        round: int = 0,
+        overlap: int | None = None,
+        priority: int = 0,
+    ) -> int:
+        """Queue prompts with their K answers for ranking by `overlap` people (None: as the project says).
+
+        Returns: how many tasks were new; queueing the same again adds nothing.
+        """
+        count = 0
+        with writing(self._engine) as connection:
+            found = ensure_project(connection, project)
+            target = found.overlap if overlap is None else overlap
+            for chunk in chunks(answers):
+                for prompt, candidates in chunk:
+                    queue.check_candidates(prompt, candidates)
+                count += len(ensure_tasks(connection, found, chunk, round=round, target=target, priority=priority))
+        return count
+
+    def claim(self, labeler: str, *, project: str = DEFAULT_PROJECT, at: datetime | None = None) -> LabelingTask | None:
+        """The labeler's task in hand, or the next in the queue; None when there is none for them."""
+        with writing(self._engine) as connection:
+            user = ensure_users(connection, [labeler])[labeler]
+            return queue.claim(connection, ensure_project(connection, project), user, at=at or now())
+
+    def skip(self, assignment_id: str, reason: str = "") -> None:
+        """Give a claimed task back for good."""
+        with writing(self._engine) as connection:
+            queue.skip(connection, assignment_id, reason)
+
+    def submit_ranking(
+        self,
+        assignment_id: str,
+        ranks: Mapping[str, int],
+        *,
+        labels: Mapping[str, Mapping[str, Label]] | None = None,
+        cannot_rank: bool = False,
+        comment: str = "",
+        active_ms: int | None = None,
+        source: str = "ranking",
+    ) -> str:
+        """Write a labeler's ranking; its id. All candidates are placed or it is refused; see `queue.submit`."""
+        with writing(self._engine) as connection:
+            return queue.submit(
+                connection,
+                assignment_id,
+                ranks,
+                labels=labels,
+                cannot_rank=cannot_rank,
+                comment=comment,
+                active_ms=active_ms,
+                source=source,
+                at=now(),
+            )
+
+    # Out of the store
+
+    def prompts(self, *, split: str = "") -> Iterator[Prompt]:
+        """Approved prompts by id."""
+        with read_transaction(self._engine) as connection:
+            yield from reading.prompts(connection, split=split)
+
+    def demonstrations(self) -> Iterator[Demonstration]:
+        """Accepted demonstrations by prompt and author."""
+        with read_transaction(self._engine) as connection:
+            yield from reading.demonstrations(connection)
+
+    def rankings(self, selection: Selection = EVERYTHING) -> Iterator[Ranking]:
+        """Rankings by round, prompt and labeler; those that could not be ranked are left out."""
+        with read_transaction(self._engine) as connection:
+            yield from reading.rankings(connection, selection)
+
+    def raw_rankings(self, selection: Selection = EVERYTHING) -> Iterator[RawRanking]:
+        """Rankings with everything else the labeler said, also where nothing could be ranked."""
+        with read_transaction(self._engine) as connection:
+            yield from reading.raw_rankings(connection, selection)
+
+    def comparisons(self) -> Iterator[Comparison]:
+        """Decided pairs of the chat and of evaluations."""
+        with read_transaction(self._engine) as connection:
+            yield from reading.comparisons(connection)
+
+    def feedback(self) -> Iterator[Feedback]:
+        """What users said about answers."""
+        with read_transaction(self._engine) as connection:
+            yield from reading.feedback(connection)
+
+    def counts(self) -> dict[str, int]:
+        """Rows of every table."""
+        with read_transaction(self._engine) as connection:
+            tables = Base.metadata.sorted_tables
+            return {t.name: int(connection.execute(select(func.count()).select_from(t)).scalar_one()) for t in tables}
+
+    def export_snapshot(self, kind: Kind, folder: Path, *, selection: Selection = EVERYTHING) -> Snapshot:
+        """Freeze what the store holds now into `folder`, and record kind, filter, rows and hash.
+
+        Args:
+            kind: sft, rm_rankings, rm_pairs (ties dropped), prompts, feedback, or raw (every labeler's every word).
+            selection: which rankings; without effect on the other kinds.
+        """
+        chosen = {k: v for k in Selection.__dataclass_fields__ if (v := getattr(selection, k))}
+        with read_transaction(self._engine) as connection:
+            content: Iterator[rows.Row]
+            if kind == "sft":
+                content = map(rows.demonstration_to_row, reading.demonstrations(connection))
+            elif kind == "rm_rankings":
+                content = map(rows.ranking_to_row, reading.rankings(connection, selection))
+            elif kind == "rm_pairs":
+                pairs = (c for r in reading.rankings(connection, selection) for c in comparisons_of(r))
+                content = map(rows.comparison_to_row, pairs)
+            elif kind == "prompts":
+                content = map(rows.prompt_to_row, reading.prompts(connection))
+            elif kind == "feedback":
+                content = map(rows.feedback_to_row, reading.feedback(connection))
+            else:
+                content = map(reading.raw_to_row, reading.raw_rankings(connection, selection))
+            snapshot = write_snapshot(content, folder, kind=kind, filter=chosen)
+        with writing(self._engine) as connection:
+            provenance.record_export(connection, snapshot)
+        return snapshot
+
+    # Who made what
+
+    def register_model(
+        self,
+        name: str,
+        *,
+        kind: str,
+        path: str | Path = "",
+        parent: str = "",
+        reward_model: str = "",
+        run: str = "",
+        snapshot: Snapshot | None = None,
+        round: int = 0,
+        sha256: str = "",
+    ) -> str:
+        """Write where a checkpoint comes from: parent, reward model, run, frozen data and round. Its id."""
+        with writing(self._engine) as connection:
+            return provenance.register(
+                connection,
+                name,
+                kind=kind,
+                path=str(path or name),
+                parent=parent,
+                reward_model=reward_model,
+                run=run,
+                snapshot=snapshot,
+                round=round,
+                sha256=sha256,
+            )
+
+    def lineage(self, name: str) -> list[dict[str, Any]]:
+        """A checkpoint and its ancestors, newest first: name, kind, round, path, parent, reward model, data hash."""
+        with read_transaction(self._engine) as connection:
+            return provenance.lineage(connection, name)
