@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wuya.data.decontaminate import EvaluationNgrams, clean
-from wuya.data.dedup import MinHash, UInt32s, document_hash
+from wuya.data.dedup import Bools, MinHash, UInt32s, document_hash
 from wuya.data.ledger import excerpt
 from wuya.data.quality import QualityClassifier, QualityRules, rejection
 from wuya.data.spool import Column, TextSpool
@@ -92,20 +92,39 @@ class Tokenized:
     """Document of the batch each fragment comes from."""
     num_bytes: Ints
     """UTF-8 bytes of each fragment."""
+    tails: Bools
+    """True for the ends of documents that are held out for validation."""
     reasons: list[str]
     """For each document why nothing of it is left, or the empty string."""
 
 
-def tokenize(tokenizer: Tokenizer, batch: Sequence[tuple[str, list[tuple[int, int]]]]) -> Tokenized:
-    """Cut the collisions out of each text and encode what is left."""
+@dataclass(frozen=True, slots=True)
+class ToTokenize:
+    """A document that is about to be encoded."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...] = ()
+    """(first, end) characters of collisions with evaluation sets, to be cut out."""
+    tail_fraction: float = 0.0
+    """Share of the text, its end, that is held out for validation."""
+
+
+def tokenize(tokenizer: Tokenizer, batch: Sequence[ToTokenize]) -> Tokenized:
+    """Cut the collisions out of each text, set held-out ends apart and encode what is left."""
     fragments: list[str] = []
     owners: list[int] = []
+    tails: list[bool] = []
     reasons: list[str] = []
-    for place, (text, spans) in enumerate(batch):
-        pieces, reason = clean(text, spans)
+    for place, document in enumerate(batch):
+        pieces, reason = clean(document.text, document.spans)
         reasons.append(reason)
-        fragments += pieces
-        owners += [place] * len(pieces)
+        for piece in pieces:
+            cut = _line_start(piece, len(piece) - int(len(piece) * document.tail_fraction))
+            for part, is_tail in ((piece[:cut], False), (piece[cut:], True)):
+                if part:
+                    fragments.append(part)
+                    owners.append(place)
+                    tails.append(is_tail)
     encoded = tokenizer.encode_batch(fragments)
     lengths = np.array([len(ids) + 1 for ids in encoded], np.int64)
     ids = np.full(int(lengths.sum()), tokenizer.document_end_id, np.uint32)
@@ -114,7 +133,13 @@ def tokenize(tokenizer: Tokenizer, batch: Sequence[tuple[str, list[tuple[int, in
         ids[start : start + length - 1] = fragment_ids
         start += length
     num_bytes = np.array([len(fragment.encode()) for fragment in fragments], np.int64)
-    return Tokenized(ids, lengths, np.array(owners, np.int64), num_bytes, reasons)
+    return Tokenized(ids, lengths, np.array(owners, np.int64), num_bytes, np.array(tails, bool), reasons)
+
+
+def _line_start(text: str, place: int) -> int:
+    """The first start of a line at or after a place; the place itself where the line is long."""
+    end = text.find("\n", place, place + 1000)
+    return end + 1 if end >= 0 else place
 
 
 class SpooledCorpus:

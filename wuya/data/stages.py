@@ -5,7 +5,7 @@ Dimension key: N documents of the corpus, H collisions with evaluation sets.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from wuya.data.prepared import (
     AnalysisSettings,
     SpooledCorpus,
     Tokenized,
+    ToTokenize,
     analyse,
     score,
     tokenize,
@@ -39,8 +40,10 @@ CLASSIFIER_DOCUMENTS = 20_000
 
 Batch = tuple[list[str], list[str], list[int]]
 """Texts, ids and source numbers of consecutive documents."""
-CutBatch = tuple[Ints, list[tuple[str, list[tuple[int, int]]]]]
-"""Indices of documents; their texts with the spans to cut."""
+TokenizeBatch = tuple[Ints, list[ToTokenize]]
+"""Indices of documents, and what is to be encoded of them."""
+FEW_DOCUMENTS = 100
+"""A source with fewer gives the end of each document to validation, one with more gives whole documents."""
 
 
 def read_and_filter(
@@ -99,30 +102,44 @@ def drop_near_duplicates(corpus: SpooledCorpus, names: Sequence[str], kept_N: Bo
     return _drop_followers("near duplicates", "near_duplicate", corpus, names, kept_N, leaders_N)
 
 
+def train_classifier(
+    corpus: SpooledCorpus,
+    names: Sequence[str],
+    kept_N: Bools,
+    filtered: Sequence[str],
+    more_positives: Sequence[CorpusSource],
+    *,
+    bad: BadRows,
+    seed: int,
+) -> QualityClassifier:
+    """GPT-3's classifier: documents of the `filtered` sources (raw text) against all others and `more_positives`."""
+    raw_N, hashes_N = _of_sources(corpus, names, filtered), corpus.hashes.read()
+    good = _sampled_words(corpus, np.flatnonzero(kept_N & ~raw_N), hashes_N, seed)
+    for source in more_positives:
+        documents = islice(read_documents(source, bad), CLASSIFIER_DOCUMENTS)
+        good += [words_of(document.text).hashes_W for document in documents]
+    raw = _sampled_words(corpus, np.flatnonzero(kept_N & raw_N), hashes_N, seed)
+    if not good or not raw:
+        raise DataError(
+            "the quality classifier needs good text and raw text",
+            found=f"{len(good)} good documents, {len(raw)} raw ones",
+            hint="name good text: `--quality_positives good.txt`, or drop `--quality_filtered`",
+        )
+    return QualityClassifier.train(good, raw)
+
+
 def drop_low_quality(
     corpus: SpooledCorpus,
     names: Sequence[str],
     kept_N: Bools,
-    *,
     filtered: Sequence[str],
-    more_positives: Sequence[CorpusSource],
-    bad: BadRows,
+    classifier: QualityClassifier,
+    *,
     num_workers: int,
     seed: int,
 ) -> Stage:
-    """GPT-3's classifier: the documents of the `filtered` sources against all others, then the Pareto rule."""
-    raw_N = kept_N & np.isin(np.frombuffer(corpus.sources_N, np.uint8), [names.index(name) for name in filtered])
-    hashes_N = corpus.hashes.read()
-    good = _sampled_words(corpus, np.flatnonzero(kept_N & ~raw_N), hashes_N, seed)
-    for source in more_positives:
-        good += [words_of(document.text).hashes_W for document in read_documents(source, bad)][:CLASSIFIER_DOCUMENTS]
-    if not good or not raw_N.any():
-        raise DataError(
-            "the quality classifier needs good text and raw text",
-            found=f"{len(good)} good documents, {int(raw_N.sum())} raw ones",
-            hint="name good text: `--quality_positives good.txt`, or drop `--quality_filtered`",
-        )
-    classifier = QualityClassifier.train(good, _sampled_words(corpus, np.flatnonzero(raw_N), hashes_N, seed))
+    """Score the documents of the `filtered` sources and apply the Pareto rule."""
+    raw_N, hashes_N = kept_N & _of_sources(corpus, names, filtered), corpus.hashes.read()
     stage = Stage("quality")
     _enter(stage, corpus, names, kept_N)
     total = int(corpus.texts.sizes()[raw_N].sum())
@@ -154,15 +171,21 @@ def cut_and_tokenize(
     _enter(stage, corpus, names, kept_N)
     indices_K = np.flatnonzero(kept_N)
     collisions = _counted_collisions(corpus, kept_N, evaluation)
-    validation_N = _held_out(corpus.hashes.read(), kept_N, validation_fraction, seed)
+    validation_N, tail_N = _held_out(corpus, kept_N, validation_fraction, seed)
 
-    def batches() -> Iterator[CutBatch]:
+    def batches() -> Iterator[TokenizeBatch]:
         for indices, texts in corpus.batches(indices_K):
             first, end = np.searchsorted(collisions[:, 0], [indices[0], indices[-1] + 1])
             spans: dict[int, list[tuple[int, int]]] = {}
             for document, _, start, stop in collisions[first:end].tolist():
                 spans.setdefault(document, []).append((start, stop))
-            yield indices, [(text, spans.get(i, [])) for i, text in zip(indices.tolist(), texts, strict=True)]
+            yield (
+                indices,
+                [
+                    ToTokenize(text, tuple(spans.get(i, ())), validation_fraction if tail_N[i] else 0.0)
+                    for i, text in zip(indices.tolist(), texts, strict=True)
+                ],
+            )
 
     total = int(corpus.texts.sizes()[kept_N].sum())
     with Progress(total, "tokenize", unit="B") as progress, Workers(tokenizer, num_workers) as workers:
@@ -172,12 +195,12 @@ def cut_and_tokenize(
                 source, num_bytes = names[corpus.sources_N[index]], corpus.texts.num_bytes(index)
                 if reason:
                     stage.drop(source, reason, num_bytes, corpus.example, index)
-                elif batch[place][1]:
+                elif batch[place].spans:
                     stage.cut.add(num_bytes - int(left_bytes[place]))
                 progress.update(num_bytes)
             owners = indices[result.owners] if len(result.owners) else result.owners
             sources_N = np.frombuffer(corpus.sources_N, np.uint8)
-            tokens.add(result, sources_N[owners], validation_N[owners])
+            tokens.add(result, sources_N[owners], validation_N[owners] | result.tails)
     tokens.flush()
     return stage
 
@@ -190,7 +213,7 @@ def _score_batch(classifier: QualityClassifier, batch: tuple[Ints, list[str]]) -
     return score(classifier, batch[1])
 
 
-def _tokenize_batch(tokenizer: Tokenizer, batch: CutBatch) -> Tokenized:
+def _tokenize_batch(tokenizer: Tokenizer, batch: TokenizeBatch) -> Tokenized:
     return tokenize(tokenizer, batch[1])
 
 
@@ -240,6 +263,10 @@ def _enter(stage: Stage, corpus: SpooledCorpus, names: Sequence[str], kept_N: Bo
         stage.enter(name, int(sizes_N[chosen_N].sum()), int(chosen_N.sum()))
 
 
+def _of_sources(corpus: SpooledCorpus, names: Sequence[str], chosen: Sequence[str]) -> Bools:
+    return np.isin(np.frombuffer(corpus.sources_N, np.uint8), [names.index(name) for name in chosen])
+
+
 def _sampled_words(corpus: SpooledCorpus, indices: Ints, hashes_N: UInt64s, seed: int) -> list[UInt64s]:
     chosen = indices[bottom_k(hashes_N[indices], CLASSIFIER_DOCUMENTS, seed=seed, purpose="classify")]
     return [words_of(text).hashes_W for _, texts in corpus.batches(chosen) for text in texts]
@@ -255,13 +282,13 @@ def _counted_collisions(corpus: SpooledCorpus, kept_N: Bools, evaluation: Evalua
     return np.asarray(collisions[rare_E[collisions[:, 1]]], np.int64)
 
 
-def _held_out(hashes_N: UInt64s, kept_N: Bools, fraction: float, seed: int) -> Bools:
-    """Which documents are held out for validation: by their hash; at least one where there are two."""
-    keys_N = uniforms(hashes_N, seed=seed, purpose="validate")
-    held_N = kept_N & (keys_N < fraction)
-    if fraction > 0 and not held_N.any() and kept_N.sum() >= 2:
-        held_N[int(np.argmin(np.where(kept_N, keys_N, 2.0)))] = True
-    return np.asarray(held_N)
+def _held_out(corpus: SpooledCorpus, kept_N: Bools, fraction: float, seed: int) -> tuple[Bools, Bools]:
+    """Which documents are held out for validation (chosen by their hash), and which give only their end to it."""
+    sources_N = np.frombuffer(corpus.sources_N, np.uint8)
+    kept_by_source = np.bincount(sources_N[kept_N], minlength=256)
+    tail_N = kept_N & (kept_by_source[sources_N] < FEW_DOCUMENTS) & (fraction > 0)
+    chosen_N = uniforms(corpus.hashes.read(), seed=seed, purpose="validate") < fraction
+    return np.asarray(kept_N & ~tail_N & chosen_N), np.asarray(tail_N)
 
 
 def _select(texts: Sequence[str], mask: Bools) -> list[str]:

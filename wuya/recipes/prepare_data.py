@@ -15,8 +15,10 @@ Differs from the paper: (1) near duplicates by 128 hash functions instead of 10,
 import json
 import os
 import sys
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +39,7 @@ from wuya.data.stages import (
     drop_low_quality,
     drop_near_duplicates,
     read_and_filter,
+    train_classifier,
 )
 from wuya.data.token_spool import TokenSpool
 from wuya.errors import ConfigError, DataError
@@ -82,7 +85,7 @@ class PrepareConfig:
     total_tokens: int | None = None
     """Training tokens of a weighted mixture; by default as many as all sources hold."""
     validation_fraction: float = 0.01
-    """Share of the documents held out for validation, chosen by their hash."""
+    """Share held out for validation: documents chosen by hash; of a source with under 100 the end of each."""
     shard_tokens: int = 100_000_000
     """Tokens a shard file."""
     workers: int = 0
@@ -138,12 +141,13 @@ def run(config: PrepareConfig) -> Path:
     workers = config.workers or _default_workers(expected_bytes)
     names = [source.name for source in sources]
     bad = BadRows()
-    with atomic_folder(config.out) as folder:
-        save_config(config, folder / "config.yaml")
-        work = folder / "work"
-        work.mkdir()
+    with (
+        atomic_folder(config.out) as folder,
+        TemporaryDirectory(prefix="work-", dir=folder) as work,
+        closing(SpooledCorpus(Path(work), minhash)) as corpus,
+        closing(TokenSpool(Path(work), vocab_size=tokenizer.vocab_size)) as tokens,
+    ):
         # 1. Read everything once: heuristic filters, hashes, MinHash signatures, collisions with evaluation sets
-        corpus = SpooledCorpus(work, minhash)
         settings = AnalysisSettings(config.rules, minhash, evaluation)
         stages = [
             read_and_filter(corpus, sources, settings, bad=bad, num_workers=workers, expected_bytes=expected_bytes)
@@ -156,20 +160,16 @@ def run(config: PrepareConfig) -> Path:
             stages.append(drop_near_duplicates(corpus, names, kept_N, threshold=config.fuzzy_threshold))
         # 3. Quality classifier with the Pareto rule
         if config.quality_filtered:
+            more = [CorpusSource(name=path, path=path) for path in config.quality_positives]
+            classifier = train_classifier(
+                corpus, names, kept_N, config.quality_filtered, more, bad=bad, seed=config.seed
+            )
             stages.append(
                 drop_low_quality(
-                    corpus,
-                    names,
-                    kept_N,
-                    filtered=config.quality_filtered,
-                    more_positives=[CorpusSource(name=path, path=path) for path in config.quality_positives],
-                    bad=bad,
-                    num_workers=workers,
-                    seed=config.seed,
+                    corpus, names, kept_N, config.quality_filtered, classifier, num_workers=workers, seed=config.seed
                 )
             )
         # 4. Cut out what evaluation sets hold, and encode what is left
-        tokens = TokenSpool(work, vocab_size=tokenizer.vocab_size)
         contamination = cut_and_tokenize(
             corpus,
             names,
@@ -194,20 +194,17 @@ def run(config: PrepareConfig) -> Path:
             "stages": [stage.as_dict() for stage in stages],
             "sources": (mixture := _describe_sources(config, tokens, shares)),
         }
-        corpus.close()
         splits = {"train": tokens.training(shares, seed=config.seed), "validation": tokens.validation()}
         for name, arrays in splits.items():
-            if name == "validation" and not tokens.num_held_out:
-                continue
-            write_shards(
-                folder / name,
-                arrays,
-                vocab_size=tokenizer.vocab_size,
-                shard_tokens=config.shard_tokens,
-                manifest={"fingerprint": fingerprint, "split": name},
-            )
-        tokens.close()
-        work.rmdir()
+            if name == "train" or tokens.num_held_out:
+                write_shards(
+                    folder / name,
+                    arrays,
+                    vocab_size=tokenizer.vocab_size,
+                    shard_tokens=config.shard_tokens,
+                    manifest={"fingerprint": fingerprint, "split": name},
+                )
+        save_config(config, folder / "config.yaml")
         write_atomic(folder / "manifest.json", to_json(manifest, indent=2) + "\n")
     # 6. Tell
     if bad.count:
