@@ -1,4 +1,4 @@
-"""How good a reward model is on rankings it has not seen: accuracy beside agreement and ceiling, calibration, length."""
+"""How good a reward model is on rankings it has not seen: accuracy, agreement and ceiling, calibration, length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

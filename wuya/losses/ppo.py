@@ -133,6 +133,7 @@ def ppo_policy_loss(
     Returns: scalar loss, the mean over completion tokens; and detached statistics to log, with the same divisor.
     """
     log_ratio_BT = torch.where(mask_BT > 0, logprobs_BT - old_logprobs_BT, 0.0)
+    advantages_BT = torch.where(mask_BT > 0, advantages_BT, 0.0)
     ratio_BT = log_ratio_BT.exp()
     clipped_BT = ratio_BT.clamp(1 - clip_range, 1 + clip_range)
     loss_BT = -torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
@@ -166,9 +167,11 @@ def ppo_value_loss(
 
     Returns: scalar loss, the mean over completion tokens; and detached statistics to log.
     """
-    clipped_BT = torch.maximum(
-        torch.minimum(values_BT, old_values_BT + value_clip_range), old_values_BT - value_clip_range
-    )
+    inside_BT = mask_BT > 0
+    values_BT = torch.where(inside_BT, values_BT, 0.0)
+    old_values_BT = torch.where(inside_BT, old_values_BT, 0.0)
+    returns_BT = torch.where(inside_BT, returns_BT, 0.0)
+    clipped_BT = old_values_BT + (values_BT - old_values_BT).clamp(-value_clip_range, value_clip_range)
     error_BT, clipped_error_BT = (values_BT - returns_BT) ** 2, (clipped_BT - returns_BT) ** 2
     with torch.no_grad():
         stats = {"val/clipfrac_avg": masked_mean((clipped_error_BT > error_BT).float(), mask_BT, num_tokens)}

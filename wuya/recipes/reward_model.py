@@ -5,8 +5,8 @@
 Reads an exported, frozen snapshot of rankings (JSONL), never the live database; writes runs/rm/{config.yaml,
 metrics.jsonl, report.json, heldout_scores.jsonl, checkpoints/step_000200/}.
 
-All pairs of a prompt are one batch element: K forward passes, not K(K-1), and one gradient. Differs from the paper: a prompt
-may have several votes, which weigh 1 together.
+All pairs of a prompt are one batch element: K forward passes, not K(K-1), and one gradient. Differs from the paper: a
+prompt may have several votes, which weigh 1 together.
 """
 
 from dataclasses import dataclass

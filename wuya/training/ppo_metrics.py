@@ -6,105 +6,169 @@ from typing import Any
 
 from wuya.training.metrics import Metric
 
-_NATS = "nats per completion"
+_COMPLETION = "nats per completion"
 PPO_METRICS: dict[str, Metric] = {
     "objective/kl": Metric(
         "KL(policy || reference): mean over episodes of the sum over tokens of logprob - ref_logprob (k1)",
-        _NATS,
-        "0 in the first update, then rising slowly to 2-20",
+        _COMPLETION,
+        "0 in the first update, then slowly to 2-20",
         "negative for many updates: sampling and training log-probs disagree (temperature, padding, dropout); "
         "running away: raise kl_coef, lower the learning rate, or set max_kl",
     ),
     "objective/kl_per_token": Metric(
-        "sum of logprob - ref_logprob over all completion tokens / their number", "nats per token", "0 to 0.25",
+        "sum of logprob - ref_logprob over all completion tokens / their number",
+        "nats per token",
+        "0 to 0.25",
         "as objective/kl; comparable between completion lengths",
     ),
     "objective/kl_coef": Metric(
-        "beta: score given up per nat of KL; constant, or adapted: kl_coef * (1 + clip(kl / target - 1, +-.2) * n / horizon)",
-        "score per nat", "0.01 to 0.2", "adapted and still rising at the end: target_kl is not reachable at this learning rate",
+        "beta, score given up per nat of KL; fixed, or each update times 1 + clip(kl / target - 1, +-.2) * n / horizon",
+        "score per nat",
+        "0.01 to 0.2",
+        "adapted and still rising at the end: target_kl can't be held at this learning rate",
     ),
     "objective/scores": Metric(
-        "mean score of the episodes, before the rule for missing end tokens", "score",
-        "rises, then levels off", "rises while people like the answers less: reward hacking; flat: learning rate too low",
+        "mean score of the episodes, before the rule for missing end tokens",
+        "score",
+        "rises, then levels off",
+        "rises while people like the answers less: reward hacking; flat: learning rate too low",
     ),
     "objective/scores_std": Metric(
-        "standard deviation of the scores over the episodes", "score", "falls slowly",
-        "near 0: all answers alike to the reward model, nothing left to learn from",
+        "standard deviation of the scores over the episodes",
+        "score",
+        "falls slowly",
+        "near 0: the reward model finds all answers alike, nothing is left to learn",
     ),
     "objective/non_score_reward": Metric(
-        "-kl_coef * objective/kl", "score", "0 to -0.5", "larger than the gain in score: the KL penalty dominates"
+        "-kl_coef * objective/kl",
+        "score",
+        "0 to -0.5",
+        "larger than what the score has gained: the KL penalty dominates, lower kl_coef",
     ),
     "objective/rlhf_reward": Metric(
-        "mean over episodes of score (after the rule for missing end tokens) - kl_coef * KL: what PPO maximises", "score",
-        "rises", "falls: learning rate too high",
+        "mean over episodes of the score after the rule for missing end tokens - kl_coef * KL: what PPO maximises",
+        "score",
+        "rises",
+        "falls: learning rate too high",
     ),
     "objective/entropy": Metric(
-        "mean over episodes of the sum of -logprob of the sampled tokens: an unbiased estimate of the policy's entropy",
-        _NATS, "falls slowly, by less than half", "collapses: the policy has become deterministic, raise kl_coef",
+        "mean over episodes of the sum of -logprob of the sampled tokens, an unbiased estimate of the policy's entropy",
+        _COMPLETION,
+        "falls slowly, by less than half",
+        "collapses: the policy has become deterministic, raise kl_coef",
     ),
     "objective/entropy_per_token": Metric(
-        "sum of -logprob over all completion tokens / their number", "nats per token", "falls slowly", "as objective/entropy"
+        "sum of -logprob over all completion tokens / their number",
+        "nats per token",
+        "falls slowly",
+        "as objective/entropy",
     ),
     "objective/eos_share": Metric(
-        "share of completions that ended with their end token within max_tokens", "1", "steady or rising, above 0.8",
+        "share of completions that ended with their end token within max_tokens",
+        "1",
+        "above 0.8, steady or rising",
         "falling: answers run into the limit; raise missing_eos_penalty or max_tokens",
     ),
     "objective/length": Metric(
-        "median tokens of a completion, end token included", "tokens", "within 25 % of its first value",
+        "median tokens of a completion, end token included",
+        "tokens",
+        "within 25 % of its first value",
         "exploding or collapsing: the reward model pays for length; look at its length correlation",
     ),
     "objective/identical_share": Metric(
-        "share of episodes with the most frequent completion", "1", "below 0.05",
+        "share of episodes that have the most frequent completion",
+        "1",
+        "below 0.05",
         "rising: mode collapse, one answer for every prompt",
     ),
     "objective/reencoded_share": Metric(
-        "share of completions whose text encodes to other tokens than those sampled; PPO always uses the sampled ones", "1",
-        "below 0.2, steady", "rising: the policy spells words in unusual pieces, often a sign of reward hacking",
+        "share of completions whose text encodes to other tokens than those sampled (PPO always uses the sampled ones)",
+        "1",
+        "below 0.2, steady",
+        "rising: the policy spells words in unusual pieces, often a sign of reward hacking",
     ),
     "policy/approxkl_avg": Metric(
-        "mean over tokens and minibatches of ratio - 1 - log ratio (k3 of new against old policy)", "nats per token",
-        "0 to 0.02", "above 0.05: too many epochs or too high a learning rate for one batch",
+        "mean over tokens and minibatches of ratio - 1 - log ratio, the k3 estimate of new against old policy",
+        "nats per token",
+        "0 to 0.02",
+        "above 0.05: too many epochs, or too high a learning rate",
     ),
     "policy/clipfrac_avg": Metric(
-        "share of tokens whose ratio left [1 - clip_range, 1 + clip_range], mean over minibatches", "1", "0 to 0.2",
-        "above 0.3: steps too large",
+        "share of tokens whose ratio left [1 - clip_range, 1 + clip_range], mean over minibatches",
+        "1",
+        "0 to 0.2",
+        "above 0.3: steps are too large",
     ),
     "policy/grad_norm": Metric(
-        "L2 norm of the policy's gradient (with the pre-training part) before clipping, mean over minibatches", "1",
-        "steady", "growing: divergence is near",
+        "L2 norm of the policy's gradient (pre-training part included) before clipping, mean over minibatches",
+        "1",
+        "steady",
+        "growing: divergence is near",
     ),
     "val/ratio": Metric(
-        "mean over tokens and minibatches of exp(logprob - old_logprob)", "1", "0.98 to 1.02; exactly 1 in the first minibatch",
-        "not 1 in the first minibatch: old and new log-probs are not the same function",
+        "mean over tokens and minibatches of exp(logprob - old_logprob)",
+        "1",
+        "1 in the first minibatch, then 0.98 to 1.02",
+        "not 1 in the first minibatch (the run stops): old and new log-probs are not the same function",
     ),
     "val/clipfrac_avg": Metric(
-        "share of tokens whose value loss is the clipped one, mean over minibatches", "1", "0 to 0.3",
-        "near 1: values are far from returns for long, raise value_clip_range or the warm-up",
+        "share of tokens whose value loss is the clipped one, mean over minibatches",
+        "1",
+        "0 to 0.3",
+        "near 1 for long: values are far from returns, raise value_clip_range or the warm-up",
     ),
     "val/explained_variance": Metric(
-        "1 - variance(returns - values) / variance(returns) over completion tokens, before the update", "1",
-        "above 0 after the first updates", "negative: the value model is worse than a constant; train it longer or slower",
+        "1 - variance(returns - values) / variance(returns) over completion tokens, before the update",
+        "1",
+        "above 0 after the first updates",
+        "negative: the value model is worse than a constant; train it longer or with a lower rate",
     ),
     "loss/policy_avg": Metric(
-        "clipped surrogate objective, negated; mean over tokens and minibatches", "1", "near 0, slightly negative", "not a symptom by itself"
+        "clipped surrogate objective, negated, mean over tokens and minibatches",
+        "1",
+        "near 0, slightly negative",
+        "not a symptom by itself",
     ),
     "loss/value_avg": Metric(
-        "half squared error of the values, clipped; mean over tokens and minibatches", "score squared",
-        "falls in the first tens of updates", "rising: the value model's learning rate is too high",
+        "half the squared error of the values, clipped, mean over tokens and minibatches",
+        "score squared",
+        "falls in the first tens of updates",
+        "rising: the value model's learning rate is too high",
     ),
-    "value/grad_norm": Metric("L2 norm of the value model's gradient before clipping", "score squared", "steady", "growing: as above"),
+    "value/grad_norm": Metric(
+        "L2 norm of the value model's gradient before clipping, mean over minibatches",
+        "score squared per unit of weight",
+        "steady",
+        "growing: lower value_learning_rate",
+    ),
     "loss/ptx": Metric(
-        "nats a token on the pre-training text mixed in, mean over minibatches", "nats per token", "flat",
-        "rising: raise ptx_coef (alignment tax); falling fast while scores stay: ptx_coef is too high",
+        "nats per token on the pre-training text mixed in, mean over minibatches",
+        "nats per token",
+        "flat",
+        "rising: alignment tax, raise ptx_coef; falling fast while scores stand still: lower it",
     ),
-    "lr": Metric("multiplier of the peak learning rates", "1", "0 to 1", "not a symptom"),
     "episodes": Metric("episodes sampled so far", "episodes", "rises by rollout_batch_size", "not a symptom"),
-    "eps": Metric("episodes per second of this update, sampling and training together", "1/s", "steady", "falling: longer answers or a busy machine"),
-    "time/sampling": Metric("seconds spent sampling and scoring", "s", "steady", "rising: longer answers"),
-    "time/training": Metric("seconds spent on gradients", "s", "steady", "rising: longer answers"),
-    "warming_up": Metric("1 while only the value model learns", "0 or 1", "1 in the first value_warmup_updates, then 0", "not a symptom"),
-    "alarms": Metric("the alarms of this update, in words", "text", "empty", "read them"),
-}  # fmt: skip
+    "eps": Metric(
+        "episodes per second of this update, sampling and training together",
+        "1/s",
+        "steady",
+        "falling: longer answers or a busy machine",
+    ),
+    "time/sampling": Metric("time spent sampling and scoring", "s", "steady", "rising: longer answers"),
+    "time/training": Metric("time spent on gradients", "s", "steady", "rising: longer answers"),
+    "warming_up": Metric(
+        "1 while only the value model learns", "0 or 1", "1 in the first value_warmup_updates", "not a symptom"
+    ),
+    "alarms": Metric("this update's alarms, in words", "text", "empty", "read them"),
+    "accuracy": Metric(
+        "reward model: share of this step's pairs whose preferred answer has the higher score, before the step",
+        "1",
+        "rises from .5 to about the labelers' agreement",
+        "far above the agreement: over-fitting, or a leak; .5: learning rate too low or labels shuffled",
+    ),
+    "pairs": Metric("reward model: pairs in this step, ties left out", "pairs", "steady", "few: many ties"),
+    "prompts": Metric("reward model: prompts in this step, all pairs of each", "prompts", "steady", "not a symptom"),
+}
 
 
 @dataclass(slots=True)
