@@ -1,0 +1,240 @@
+"""LoRA: small trainable adapters beside frozen matrices, several of them on one trunk (Hu et al., arXiv:2106.09685).
+
+    add_lora(model, rank=16, alpha=32, name="policy")       # y = W x + (alpha / rank) B A x; at first B = 0
+    add_lora(model, rank=16, alpha=32, name="value")
+    with use_adapter(model, "policy"): ...                  # train, or sample, as the policy
+    with use_adapter(model, None): ...                      # adapters off: the frozen model itself, PPO's reference
+    merge_lora(model, "policy")                             # into the weights: an ordinary model again
+    policy, reference = LanguageView(model, "policy"), LanguageView(model, None)     # each switches for its own calls
+
+Works on every linear layer of a GPT or ScalarModel, the fused ones (qkv, gate_up) too. With activation checkpointing
+the backward pass runs blocks again, so it must happen inside the same `use_adapter`; the views refuse it.
+
+Dimension key: I input width, O output width, R rank.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wuya.errors import ConfigError
+from wuya.models.gpt import GPT
+from wuya.models.reward_model import ScalarModel
+
+TARGETS = ("qkv", "out", "gate_up", "up", "down")
+"""Names of the linear layers in a block; a model has `gate_up` or `up`, never both."""
+
+
+class LoRALinear(nn.Linear):
+    """A linear layer whose weight and bias keep their names (a checkpoint stays a checkpoint), plus named adapters."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        nn.Module.__init__(self)  # not Linear's: it would allocate and initialise a second weight
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        self.lora_a = nn.ParameterDict()
+        self.lora_b = nn.ParameterDict()
+        self.scales: dict[str, float] = {}
+        self.active: str | None = None
+
+    def add(self, name: str, a_RI: Tensor, b_OR: Tensor, scale: float) -> None:
+        """Give this layer an adapter; the factors are trained in float32 whatever the base is stored in."""
+        self.lora_a[name] = nn.Parameter(a_RI.to(self.weight.device, torch.float32))
+        self.lora_b[name] = nn.Parameter(b_OR.to(self.weight.device, torch.float32))
+        self.scales[name] = scale
+
+    def change(self, name: str) -> Tensor:
+        """What the adapter adds to the weight, [O, I]."""
+        change_OI: Tensor = self.scales[name] * (self.lora_b[name] @ self.lora_a[name])
+        return change_OI
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        if self.active is None or self.active not in self.scales:
+            return y
+        a_RI, b_OR = self.lora_a[self.active].to(x.dtype), self.lora_b[self.active].to(x.dtype)
+        return y + F.linear(F.linear(x, a_RI) * self.scales[self.active], b_OR)
+
+
+def add_lora(
+    model: nn.Module,
+    *,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str] = TARGETS,
+    name: str = "default",
+    seed: int = 0,
+) -> None:
+    """Freeze the model and give its linear layers one more adapter, which becomes the active one.
+
+    Args:
+        rank: inner width of the adapter; 0.4 % to 2 % of the parameters are usual.
+        alpha: the adapter's output is multiplied by alpha / rank.
+        targets: which linear layers, see `TARGETS`.
+        seed: of the random start of A (uniform, as nn.Linear); B is zero.
+    """
+    if rank < 1:
+        raise ConfigError("the rank of LoRA adapters must be at least 1", found=str(rank))
+    if not name or "." in name:
+        raise ConfigError("an adapter needs a name without dots", found=repr(name))
+    if unknown := sorted(set(targets) - set(TARGETS)):
+        raise ConfigError(f"unknown LoRA target `{unknown[0]}`", found=unknown[0], hint=f"use: {', '.join(TARGETS)}")
+    if name in adapter_names(model):
+        raise ConfigError(f"the model already has an adapter `{name}`", hint="choose another name")
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    found = False
+    for parent, leaf, linear in list(_linears(model)):
+        if leaf not in targets:
+            continue
+        found = True
+        layer = linear if isinstance(linear, LoRALinear) else LoRALinear(linear)
+        bound = 1 / math.sqrt(layer.in_features)
+        a_RI = torch.empty(rank, layer.in_features).uniform_(-bound, bound, generator=generator)
+        layer.add(name, a_RI, torch.zeros(layer.out_features, rank), alpha / rank)
+        layer.train(linear.training)
+        setattr(parent, leaf, layer)
+    if not found:
+        raise ConfigError("the model has none of the LoRA targets", found=", ".join(targets))
+    for parameter in adapter_parameters(model):
+        parameter.requires_grad_(True)
+    set_adapter(model, name)
+
+
+def set_adapter(model: nn.Module, name: str | None) -> None:
+    """From now on this adapter is applied; None: none, the frozen model itself."""
+    if name is not None and name not in (names := adapter_names(model)):
+        raise ConfigError(f"the model has no adapter `{name}`", found=", ".join(names) or "no adapters")
+    for layer in _layers(model):
+        layer.active = name
+
+
+@contextmanager
+def use_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
+    """`set_adapter` for the length of a block; None switches adapters off."""
+    layers = _layers(model)
+    before = [layer.active for layer in layers]
+    set_adapter(model, name)
+    try:
+        yield
+    finally:
+        for layer, active in zip(layers, before, strict=True):
+            layer.active = active
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """Names of the adapters, in the order they were added."""
+    return list(dict.fromkeys(name for layer in _layers(model) for name in layer.scales))
+
+
+def adapter_parameters(model: nn.Module, name: str | None = None) -> list[nn.Parameter]:
+    """What to train: the factors of one adapter, or of all."""
+    return list(adapter_state(model, name).values())
+
+
+def adapter_state(model: nn.Module, name: str | None = None) -> dict[str, nn.Parameter]:
+    """The factors of one adapter, or of all, under their names in the model."""
+    kept = {}
+    for path, parameter in model.named_parameters():
+        parts = path.split(".")
+        if len(parts) > 2 and parts[-2] in ("lora_a", "lora_b") and name in (None, parts[-1]):
+            kept[path] = parameter
+    return kept
+
+
+@torch.no_grad()
+def merge_lora(model: nn.Module, name: str | None = None) -> None:
+    """Add one adapter to the weights and take all adapters off: an ordinary, trainable model of the same function.
+
+    Args:
+        name: may be left out where there is only one.
+    """
+    names = adapter_names(model)
+    if name is None and len(names) > 1:
+        raise ConfigError("the model has several adapters: name the one to merge", found=", ".join(names))
+    name = names[0] if name is None and names else name
+    if name not in names:
+        raise ConfigError(f"the model has no adapter `{name}`", found=", ".join(names) or "no adapters")
+    for layer in _layers(model):
+        if name in layer.scales:
+            layer.weight += layer.change(name).to(layer.weight.dtype)
+    remove_lora(model)
+
+
+def remove_lora(model: nn.Module) -> None:
+    """Take all adapters off and unfreeze: the model as it was before `add_lora`."""
+    for parent, leaf, linear in list(_linears(model)):
+        if isinstance(linear, LoRALinear):
+            with torch.device("meta"):
+                plain = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
+            plain.weight, plain.bias = linear.weight, linear.bias
+            setattr(parent, leaf, plain.train(linear.training))
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+class LanguageView:
+    """A trunk as one of the models it can be: calls run with one adapter on, or with none."""
+
+    def __init__(self, trunk: GPT, name: str | None) -> None:
+        self.trunk, self.name = trunk, name
+
+    def __call__(self, ids_BT: Tensor) -> Tensor:
+        """Final hidden states [B, T, D]."""
+        with _view_of(self.trunk, self.name):
+            hidden_BTD: Tensor = self.trunk(ids_BT)
+            return hidden_BTD
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits of hidden states; the output matrix has no adapter."""
+        return self.trunk.logits(hidden)
+
+
+class ScalarView:
+    """The same for a reward or value model whose trunk is shared: its own head, one adapter."""
+
+    def __init__(self, model: ScalarModel, name: str | None) -> None:
+        self.model, self.name = model, name
+
+    @property
+    def bias(self) -> Tensor:
+        """The model's re-centring."""
+        return self.model.bias
+
+    def values(self, ids_BT: Tensor) -> Tensor:
+        """The head's scalar at every position, [B, T]."""
+        with _view_of(self.model.trunk, self.name):
+            return self.model.values(ids_BT)
+
+    def scores(self, ids_BT: Tensor, last_B: Tensor) -> Tensor:
+        """Score of each sequence at its last kept token, [B]."""
+        with _view_of(self.model.trunk, self.name):
+            return self.model.scores(ids_BT, last_B)
+
+
+@contextmanager
+def _view_of(trunk: GPT, name: str | None) -> Iterator[None]:
+    if trunk.activation_checkpointing and trunk.training and torch.is_grad_enabled():
+        raise ConfigError(
+            "activation checkpointing and several adapters on one trunk don't go together",
+            hint="turn `activation_checkpointing` off, or train one model at a time inside `use_adapter`",
+        )
+    with use_adapter(trunk, name):
+        yield
+
+
+def _layers(model: nn.Module) -> list[LoRALinear]:
+    return [module for module in model.modules() if isinstance(module, LoRALinear)]
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """(parent, attribute, layer) of every linear layer."""
+    for parent in model.modules():
+        for leaf, child in parent.named_children():
+            if isinstance(child, nn.Linear):
+                yield parent, leaf, child
