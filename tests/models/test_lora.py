@@ -147,6 +147,8 @@ def test_views_refuse_activation_checkpointing_which_would_mix_adapters() -> Non
 
 def test_adapters_learn_and_leave_the_weights_alone() -> None:
     model = small_model()
+    with torch.no_grad():
+        model.embedding.weight.mul_(30)  # the frozen output matrix must be able to express an opinion
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     add_lora(model, rank=4, alpha=8)
     optimizer = torch.optim.Adam(adapter_parameters(model), lr=3e-2)
