@@ -169,6 +169,14 @@ class Tokenizer:
             return self._twin.encode_ordinary_batch(texts)
         return [encoding.ids for encoding in self._backend.encode_batch(texts, add_special_tokens=False)]
 
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Token ids of any bytes, UTF-8 or not: what is no character is spelled byte by byte."""
+        ids: list[int] = []
+        for piece in re.split("([\udc80-\udcff])", data.decode("utf-8", "surrogateescape")):
+            stray = piece.encode("utf-8", "surrogateescape")
+            ids += [self._id_of_byte[stray[0]]] if "\udc80" <= piece <= "\udcff" else self._encode_plain(piece)
+        return ids
+
     def split_special(self, text: str) -> list[str | int]:
         """Cut at special tokens: strings between them, ids for them; no empty strings."""
         pieces: list[str | int] = []
@@ -225,6 +233,10 @@ class Tokenizer:
             known = token_to_bytes(token) if self._is_byte_level and token not in added else None
             table[id] = known if known is not None else _foreign_bytes(token, literal=token in added)
         return table
+
+    @cached_property
+    def _id_of_byte(self) -> dict[int, int]:
+        return {data[0]: id for id, data in enumerate(self._bytes_of) if len(data) == 1}
 
     @cached_property
     def _is_byte_level(self) -> bool:
