@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wuya.models import fused
 from wuya.models.config import GPTConfig
 
 
@@ -31,6 +32,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.applies_to(x):
+            return fused.rms_norm(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
@@ -64,6 +67,8 @@ def causal_attention(
     if k_BKTC.shape[1] != q_BHTC.shape[1]:
         k_BKTC = k_BKTC.repeat_interleave(q_BHTC.shape[1] // k_BKTC.shape[1], dim=1)
         v_BKTC = v_BKTC.repeat_interleave(q_BHTC.shape[1] // v_BKTC.shape[1], dim=1)
+    if fused.applies_to(q_BHTC) and not dropout and q_BHTC.shape[2] <= fused.LONGEST:
+        return fused.causal_attention(q_BHTC, k_BKTC, v_BKTC, mask_B1TT)
     return F.scaled_dot_product_attention(
         q_BHTC, k_BKTC, v_BKTC, attn_mask=mask_B1TT, is_causal=mask_B1TT is None, dropout_p=dropout
     )

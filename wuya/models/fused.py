@@ -1,0 +1,112 @@
+"""Two hand-written backward passes that make float32 training on a CPU faster; same numbers as the plain form, within rounding.
+
+torch composes RMSNorm of seven passes over memory forwards and more backwards; here it takes three and six. Its CPU flash
+attention is slower than batched matrix products where T is short: with blocks of queries, each of which meets only the keys
+before its own end, nearly half of the scores are never computed. Forward and backward, one thread of an EPYC 7001, 4,096
+tokens, 192 channels as 6 heads of 32 / 3 of 64, ms (torch 2.13):
+
+    T                    64          128         256         512
+    SDPA                 40 / 33     69 / 59     124 / 104   252 / 204
+    blocks of 64         40 / 32     57 / 47     86 / 74     158 / 130
+    one block            40 / 32     67 / 56     126 / 97
+    RMSNorm              F.rms_norm 9.5, here 4.5
+
+The probabilities are kept for the backward pass, H T^2 / 2 floats a row, so long contexts stay with SDPA. CUDA, bfloat16,
+dropout and torch.compile have good kernels of their own and use them (layers.py). Dimension key: N = B x H, T, C head channels.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+BLOCK = 64
+LONGEST = 512
+
+
+def applies_to(x: Tensor) -> bool:
+    """Whether the passes here are the faster ones for a tensor: float32 (or float64, for tests) on the CPU, eager."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
+    y: Tensor = _RMSNorm.apply(x, weight, eps)
+    return y
+
+
+class _RMSNorm(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        unit = x * scale
+        ctx.save_for_backward(unit, scale, weight)
+        return unit * weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
+        unit, scale, weight = ctx.saved_tensors
+        product = grad * unit
+        grad_weight = product.flatten(0, -2).sum(0)
+        along = (product @ weight).div_(-weight.numel())  # mean over channels of grad * weight * unit, negated
+        grad_x = torch.mul(grad, weight, out=product).addcmul_(unit, along[..., None]).mul_(scale)
+        return grad_x, grad_weight, None
+
+
+def causal_attention(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, mask_B1TT: Tensor | None = None) -> Tensor:
+    """Causal softmax attention, scaled by 1/sqrt(C), for at most `LONGEST` tokens.
+
+    Args:
+        mask_B1TT: True where a query may look, the upper triangle False; plain causal when absent.
+    """
+    out_BHTC: Tensor = _BlockwiseAttention.apply(q_BHTC, k_BHTC, v_BHTC, mask_B1TT)
+    return out_BHTC
+
+
+class _BlockwiseAttention(Function):
+    @staticmethod
+    def forward(ctx: Any, q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, mask_B1TT: Tensor | None) -> Tensor:
+        B, H, T, C = q_BHTC.shape
+        q, k, v = (x.reshape(B * H, T, C) for x in (q_BHTC, k_BHTC, v_BHTC))
+        upper = torch.full((BLOCK, BLOCK), float("-inf"), dtype=q.dtype).triu_(1)
+        out, blocks = torch.empty_like(q), []
+        for start in range(0, T, BLOCK):
+            end = min(start + BLOCK, T)
+            scores = _product(q[:, start:end], k[:, :end].transpose(1, 2), C**-0.5)
+            if mask_B1TT is None:
+                scores[:, :, start:].add_(upper[: end - start, : end - start])
+            else:
+                hidden = mask_B1TT[:, :, start:end, :end].logical_not()
+                scores.view(B, H, end - start, end).masked_fill_(hidden, float("-inf"))
+            blocks.append(scores.softmax(-1))
+            out[:, start:end] = blocks[-1] @ v[:, :end]
+        ctx.save_for_backward(q, k, v, *blocks)
+        return out.view(B, H, T, C)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        shape = grads[0].shape
+        T, C = shape[-2:]
+        q, k, v, *blocks = ctx.saved_tensors
+        grad = grads[0].reshape(q.shape)
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for index, weights in enumerate(blocks):
+            start, end = index * BLOCK, min(index * BLOCK + BLOCK, T)
+            grad_weights = grad[:, start:end] @ v[:, :end].transpose(1, 2)
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+            grad_q[:, start:end] = _product(grad_scores, k[:, :end], C**-0.5)
+            grad_k[:, :end] += _product(grad_scores.transpose(1, 2), q[:, start:end], C**-0.5)
+            grad_v[:, :end] += weights.transpose(1, 2) @ grad[:, start:end]
+        return grad_q.view(shape), grad_k.view(shape), grad_v.view(shape), None
+
+
+def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """scale * a @ b in one pass."""
+    return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)
