@@ -277,7 +277,7 @@ def _task(connection: Connection, assignment_id: str) -> LabelingTask:
     return LabelingTask(
         assignment_id=assignment_id,
         task_id=row["task_id"],
-        prompt=Prompt(prompt["id"], messages_from_json(prompt["messages"], where=prompt["id"]), prompt["source"]),
+        prompt=Prompt(prompt["id"], messages_from_json(prompt["messages"]), prompt["source"]),
         candidate_ids=tuple(c["id"] for c in shown),
         candidates=tuple(Candidate(c["text"], finished=c["finished"]) for c in shown),
         lease_until=row["lease_until"] or now(),

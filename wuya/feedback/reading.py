@@ -129,6 +129,20 @@ def _chosen(selection: Selection) -> Select[Any]:
     return query
 
 
+def open_answers(connection: Connection, *, project: str, round: int) -> Iterator[tuple[Prompt, Sequence[Candidate]]]:
+    """Prompts with answers that wait for a ranking, in the order of the queue."""
+    query = (
+        select(LabelTask.id, LabelTask.prompt_id)
+        .join(LabelProject, LabelProject.id == LabelTask.project_id)
+        .where(LabelProject.name == project, LabelTask.round == round, LabelTask.state == "open")
+        .order_by(LabelTask.priority.desc(), LabelTask.shuffle_key)
+    )
+    for chunk in chunks(connection.execute(query).all()):
+        found = _prompts(connection, sorted({row.prompt_id for row in chunk}))
+        candidates = _candidates(connection, [row.id for row in chunk])
+        yield from ((found[row.prompt_id], [c for _, c in candidates[row.id]]) for row in chunk)
+
+
 def prompts(connection: Connection, *, split: str = "") -> Iterator[Prompt]:
     """Approved prompts by id."""
     query = select(PromptRow.id).where(PromptRow.state == "approved").order_by(PromptRow.id)
@@ -182,7 +196,7 @@ def feedback(connection: Connection) -> Iterator[Feedback]:
 def _prompts(connection: Connection, ids: Sequence[str]) -> dict[str, Prompt]:
     query = select(PromptRow.id, PromptRow.messages, PromptRow.source, PromptRow.source_user_hash)
     return {
-        row.id: Prompt(row.id, messages_from_json(row.messages, where=row.id), row.source, row.source_user_hash)
+        row.id: Prompt(row.id, messages_from_json(row.messages), row.source, row.source_user_hash)
         for row in connection.execute(query.where(PromptRow.id.in_(ids)))
     }
 

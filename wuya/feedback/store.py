@@ -273,6 +273,11 @@ class FeedbackStore:
         with read_transaction(self._engine) as connection:
             yield from reading.feedback(connection)
 
+    def open_answers(self, *, project: str = DEFAULT_PROJECT, round: int = 0) -> Iterator[Answers]:
+        """Prompts with the answers that still wait for a ranking, in the order of the queue."""
+        with read_transaction(self._engine) as connection:
+            yield from reading.open_answers(connection, project=project, round=round)
+
     def counts(self) -> dict[str, int]:
         """Rows of every table."""
         with read_transaction(self._engine) as connection:
