@@ -33,9 +33,9 @@ class ReliabilityBin:
 
     low: float
     high: float
-    predicted: float
+    confidence: float
     """Mean predicted probability."""
-    observed: float
+    accuracy: float
     """Share of votes that agreed."""
     n: int
 
@@ -47,7 +47,7 @@ class Calibration:
     accuracy: Interval
     """Share of single votes whose preferred answer has the higher score (equal scores count half)."""
     ece: float
-    """Expected calibration error: mean |predicted - observed| over bins, weighted by votes."""
+    """Expected calibration error: mean |confidence - accuracy| over bins, weighted by votes."""
     brier: float
     """Mean squared error of the probability; .25 is knowing nothing."""
     nats: float
@@ -82,7 +82,7 @@ def calibrate(votes: Sequence[PairVote], *, num_bins: int = 10, seed: int = 0) -
             bins.append(ReliabilityBin(float(edges[place]), float(edges[place + 1]), mean, share, int(inside.sum())))
     return Calibration(
         accuracy=_accuracy(votes, right, seed),
-        ece=sum(bin.n * abs(bin.predicted - bin.observed) for bin in bins) / len(votes),
+        ece=sum(bin.n * abs(bin.confidence - bin.accuracy) for bin in bins) / len(votes),
         brier=float(np.mean((1 - 1 / (1 + np.exp(-margins))) ** 2)),
         nats=float(np.mean(np.logaddexp(0, -margins))),
         bins=tuple(bins),

@@ -24,6 +24,9 @@ class EpisodeSource:
     """Generates with the policy's weights of the moment."""
     tokenizer: Tokenizer
     prompts: Sequence[Sequence[int]]
+    """Token ids, the generation prompt at their end."""
+    prompt_names: Sequence[str]
+    """Ids of the prompts in the data."""
     sampling: SamplingParams
     policy: LanguageModel
     reference: LanguageModel
@@ -36,8 +39,7 @@ class EpisodeSource:
 
     def sample(self, update: int, num_episodes: int) -> Rollouts:
         """This rank's share of the episodes of one update."""
-        start = update * num_episodes
-        mine = [self.prompt_at(start + row) for row in distributed.local_rows(num_episodes)]
+        mine = [self.prompts[place] for place in self.places(update, num_episodes)]
         with self.autocast():
             return sample_rollouts(
                 self.engine,
@@ -53,10 +55,15 @@ class EpisodeSource:
                 device=self.device,
             )
 
-    def prompt_at(self, position: int) -> Sequence[int]:
-        """Number `position` of an endless stream: every epoch is all prompts in an order of its own."""
-        epoch, place = divmod(position, len(self.prompts))
-        return self.prompts[_order(self.seed, epoch, len(self.prompts))[place]]
+    def places(self, update: int, num_episodes: int) -> list[int]:
+        """Which prompts this rank answers: every epoch is all prompts, in an order of its own."""
+        positions = [update * num_episodes + row for row in distributed.local_rows(num_episodes)]
+        epochs = [divmod(position, len(self.prompts)) for position in positions]
+        return [_order(self.seed, epoch, len(self.prompts))[place] for epoch, place in epochs]
+
+    def names(self, update: int, num_episodes: int) -> list[str]:
+        """Prompt ids of this rank's episodes of one update."""
+        return [self.prompt_names[place] for place in self.places(update, num_episodes)]
 
     @contextmanager
     def autocast(self) -> Iterator[None]:

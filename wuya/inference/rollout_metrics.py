@@ -49,7 +49,7 @@ def rollout_metrics(
     metrics = {
         "objective/kl": kl.mean(),
         "objective/kl_per_token": kl.sum() / lengths.sum(),
-        "objective/kl_coef": torch.tensor(kl_coef),
+        "objective/kl_coef": torch.tensor(kl_coef, dtype=torch.float64),
         "objective/scores": columns["scores"].mean(),
         "objective/scores_std": columns["scores"].std(correction=0),
         "objective/non_score_reward": -kl_coef * kl.mean(),

@@ -5,7 +5,6 @@ more than the other tensors.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from wuya.training.ppo_batches import (
     completion_values,
 )
 
-__all__ = ["Rollouts", "Score", "dump_rollouts", "sample_rollouts", "sequence_logprobs"]
+__all__ = ["Rollouts", "Score", "sample_rollouts", "sequence_logprobs"]
 
 Score = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor]
 """(prompt ids, completion ids as sampled) -> one float32 score an episode, [B]; see inference/rewards.py."""
@@ -113,51 +112,3 @@ def _right_padded(
         prompt_lengths_B.to(device),
         completion_lengths_B.to(device),
     )
-
-
-def dump_rollouts(
-    path: Path,
-    rollouts: Rollouts,
-    *,
-    rewards_BT: Tensor,
-    advantages_BT: Tensor,
-    returns_BT: Tensor,
-    decode: Callable[[Sequence[int]], str],
-    update: int,
-) -> None:
-    """Write one row a completion token to a parquet file: what was sampled and every number PPO derives from it.
-
-    Args:
-        rewards_BT: per token, KL penalty and score, as GAE received them.
-        advantages_BT: as the policy loss receives them (whitened).
-        returns_BT: targets of the value model.
-        decode: token ids to text, called with one id at a time.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from wuya.files import make_folder, write_errors
-
-    rows_N, positions_N = (rollouts.mask_BT > 0).nonzero(as_tuple=True)
-    tokens_N = rollouts.ids_BT[rows_N, positions_N + 1]
-    columns: dict[str, object] = {
-        "update": [update] * len(rows_N),
-        "episode": rows_N.tolist(),
-        "position": (positions_N + 1 - rollouts.prompt_lengths_B[rows_N]).tolist(),
-        "token_id": tokens_N.tolist(),
-        "token": [decode([token]) for token in tokens_N.tolist()],
-    }
-    for name, values_BT in {
-        "logprob": rollouts.logprobs_BT,
-        "ref_logprob": rollouts.ref_logprobs_BT,
-        "kl": rollouts.logprobs_BT - rollouts.ref_logprobs_BT,
-        "value": rollouts.values_BT,
-        "advantage": advantages_BT,
-        "return": returns_BT,
-        "reward": rewards_BT,
-    }.items():
-        columns[name] = values_BT[rows_N, positions_N].tolist()
-    columns["score"] = rollouts.scores_B[rows_N].tolist()
-    make_folder(path.parent)
-    with write_errors(path):
-        pq.write_table(pa.table(columns), path)

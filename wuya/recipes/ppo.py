@@ -32,8 +32,8 @@ from wuya.files import BadRows, to_json, write_atomic
 from wuya.inference.engine import Engine
 from wuya.inference.episodes import EpisodeSource
 from wuya.inference.rewards import load_reward
+from wuya.inference.rollout_files import dump_rollouts
 from wuya.inference.rollout_metrics import rollout_metrics
-from wuya.inference.rollouts import dump_rollouts
 from wuya.inference.sampling import SamplingParams
 from wuya.losses.ppo import gae, ppo_policy_loss
 from wuya.models.checkpoint import load_checkpoint, load_scalar_model, save_checkpoint
@@ -121,10 +121,12 @@ def run(config: PPOConfig) -> Path:
         advantage=load_function(config.advantage) if config.advantage else gae,
     )
     # 2. Prompts, sampler, reward
+    names, prompts = load_prompts(config, tokenizer, context_length=policy.config.context_length)
     source = EpisodeSource(
         engine=Engine(policy, tokenizer, max_batch_size=config.max_batch_size),
         tokenizer=tokenizer,
-        prompts=load_prompts(config, tokenizer, context_length=policy.config.context_length),
+        prompts=prompts,
+        prompt_names=names,
         sampling=SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature),
         policy=policy,
         reference=reference,
@@ -182,6 +184,7 @@ def run(config: PPOConfig) -> Path:
                         returns_BT=batch.returns_BT,
                         decode=tokenizer.decode,
                         update=update + 1,
+                        prompt_names=source.names(update, config.rollout_batch_size),
                     )
                 progress.update(1, score=metrics["objective/scores"], kl=observed_kl)
                 last = update + 1 if stopped else config.total_updates
@@ -213,12 +216,12 @@ def starting_value_model(config: PPOConfig, policy: GPT) -> ScalarModel:
     return model
 
 
-def load_prompts(config: PPOConfig, tokenizer: Tokenizer, *, context_length: int) -> list[list[int]]:
-    """Token ids of every prompt that leaves room for an answer; what is left out is counted."""
+def load_prompts(config: PPOConfig, tokenizer: Tokenizer, *, context_length: int) -> tuple[list[str], list[list[int]]]:
+    """Id and token ids of every prompt that leaves room for an answer; what is left out is counted."""
     bad = BadRows()
     limit = min(config.max_prompt_tokens, context_length - config.max_tokens)
-    encoded = [encode_prompt(tokenizer, prompt.messages) for prompt in read_prompts(config.prompts, bad)]
-    prompts = [ids for ids in encoded if len(ids) <= limit]
+    encoded = [(prompt.id, encode_prompt(tokenizer, prompt.messages)) for prompt in read_prompts(config.prompts, bad)]
+    prompts = [(name, ids) for name, ids in encoded if len(ids) <= limit]
     if bad.count:
         warn(bad.summary())
     if len(prompts) < len(encoded):
@@ -229,7 +232,7 @@ def load_prompts(config: PPOConfig, tokenizer: Tokenizer, *, context_length: int
             found=f"{len(encoded)} prompts, {limit} tokens are free for each",
             hint="raise `--max_prompt_tokens`, or lower `--max_tokens`",
         )
-    return prompts
+    return [name for name, _ in prompts], [ids for _, ids in prompts]
 
 
 def pretraining_batches(config: PPOConfig) -> PretrainingBatches | None:
