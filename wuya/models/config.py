@@ -32,7 +32,7 @@ class GPTConfig:
     norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
     """LayerNorm with gain and bias, or RMSNorm with gain."""
     norm_position: Literal["pre", "post"] = "pre"
-    """pre: norm on the way into each sub-block and a final norm (GPT-2 on). post: norm after each sum, no final norm (GPT-1)."""
+    """pre: norm into each sub-block and a final norm (GPT-2 on). post: norm after each sum, no final norm (GPT-1)."""
     positions: Literal["learned", "rope"] = "rope"
     """Learned absolute positions added to the embeddings, or rotary positions on q and k."""
     rope_base: float = 10_000.0
@@ -52,7 +52,7 @@ class GPTConfig:
     norm_eps: float = 1e-6
     """Added to the variance inside every norm."""
     softcap: float = 0.0
-    """Logits become softcap * tanh(logits / softcap); 0 is off. Not expressible in the Hugging Face classes we export to."""
+    """Logits become softcap * tanh(logits / softcap); 0 is off. No Hugging Face class we export to has it."""
     dropout: float = 0.0
     """On embeddings, residuals and attention weights, while training."""
 

@@ -1,9 +1,9 @@
-"""Two hand-written backward passes that make float32 training on a CPU faster; same numbers as the plain form, within rounding.
+"""Hand-written backward passes that make float32 training on a CPU faster: RMSNorm and causal attention.
 
-torch composes RMSNorm of seven passes over memory forwards and more backwards; here it takes three and six. Its CPU flash
-attention is slower than batched matrix products where T is short: with blocks of queries, each of which meets only the keys
-before its own end, nearly half of the scores are never computed. Forward and backward, one thread of an EPYC 7001, 4,096
-tokens, 192 channels as 6 heads of 32 / 3 of 64, ms (torch 2.13):
+Same numbers as torch's own within rounding. Its RMSNorm is composed of many passes over memory; here there are three
+forwards and six backwards. Its CPU flash attention is slower than batched matrix products where T is short: in blocks
+of queries, each of which meets only the keys before its own end, nearly half of the scores are never computed. Forward
+and backward, one thread of an EPYC 7001, 4,096 tokens, 192 channels as 6 heads of 32 / 3 of 64, ms (torch 2.13):
 
     T                    64          128         256         512
     SDPA                 40 / 33     69 / 59     124 / 104   252 / 204
@@ -11,8 +11,9 @@ tokens, 192 channels as 6 heads of 32 / 3 of 64, ms (torch 2.13):
     one block            40 / 32     67 / 56     126 / 97
     RMSNorm              F.rms_norm 9.5, here 4.5
 
-The probabilities are kept for the backward pass, H T^2 / 2 floats a row, so long contexts stay with SDPA. CUDA, bfloat16,
-dropout and torch.compile have good kernels of their own and use them (layers.py). Dimension key: N = B x H, T, C head channels.
+The probabilities are kept for the backward pass, H T^2 / 2 floats a row, so long contexts stay with SDPA. CUDA,
+bfloat16, dropout and torch.compile have good kernels of their own and use them (layers.py).
+Dimension key: B sequences, H heads, T tokens, C head channels.
 """
 
 from typing import Any
@@ -37,7 +38,7 @@ def applies_to(x: Tensor) -> bool:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
-    y: Tensor = _RMSNorm.apply(x, weight, eps)
+    y: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -47,7 +48,8 @@ class _RMSNorm(Function):
         scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         unit = x * scale
         ctx.save_for_backward(unit, scale, weight)
-        return unit * weight
+        y: Tensor = unit * weight
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -66,7 +68,7 @@ def causal_attention(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, mask_B1TT: 
     Args:
         mask_B1TT: True where a query may look, the upper triangle False; plain causal when absent.
     """
-    out_BHTC: Tensor = _BlockwiseAttention.apply(q_BHTC, k_BHTC, v_BHTC, mask_B1TT)
+    out_BHTC: Tensor = _BlockwiseAttention.apply(q_BHTC, k_BHTC, v_BHTC, mask_B1TT)  # type: ignore[no-untyped-call]
     return out_BHTC
 
 

@@ -4,8 +4,9 @@
     hidden_BTD = model(ids_BT)                    # right padding needs no mask: nothing looks ahead
     logits_BTV = model.logits(hidden_BTD)         # float32; pick the positions you need before this call
 
-Hidden states and logits are separate because the output matrix is a large share of a small model's work, and training on
-completions or sampling one token needs few of its rows. Dimension key: B sequences, T tokens, D model width, V vocabulary.
+Hidden states and logits are separate because the output matrix is a large share of a small model's work, and training
+on completions or sampling one token needs few of its rows.
+Dimension key: B sequences, T tokens, D model width, V vocabulary.
 """
 
 import torch
@@ -29,9 +30,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.activation_checkpointing = (
-            False  # recompute each block in the backward pass: less memory, a third more time
-        )
+        self.activation_checkpointing = False  # True: recompute blocks in the backward pass, less memory, more time
         self.embedding = nn.Embedding(config.vocab_size, config.model_dim)
         learned = config.positions == "learned"
         self.position_embedding = nn.Embedding(config.context_length, config.model_dim) if learned else None

@@ -1,7 +1,7 @@
 """The parts of a decoder: norms, rotary positions, attention, MLPs, and the block in its two historical orders.
 
-Dimension key: B sequences, T query tokens, S key tokens, D model width, H query heads, K key/value heads, C head channels,
-F MLP width. Everything here is written for eager mode: few passes over memory, no copies that a view can replace.
+Everything here is written for eager mode: few passes over memory, no copies that a view can replace.
+Dimension key: B sequences, T tokens, D model width, H query heads, K key/value heads, C head channels, F MLP width.
 """
 
 import math
@@ -19,7 +19,7 @@ class KVCache(Protocol):
     """What a decoder asks of a cache: keep these keys and values, and attend to all that were kept for each row."""
 
     def attend(self, layer: int, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
-        """Store k and v of the new tokens of `layer`, then return causal attention of q over each row's whole past, BHTC."""
+        """Keep k and v of `layer`'s new tokens, then return causal attention of q over each row's whole past, BHTC."""
         ...
 
 
@@ -47,7 +47,7 @@ def make_norm(config: GPTConfig) -> nn.Module:
 def rotary_tables(length: int, channels: int, base: float, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """cos and signed sin, both [length, channels] float32, for the rotate-half form (arXiv:2104.09864 as in GPT-NeoX).
 
-    The sine carries the sign of rotate-half, so that a rotation is `x * cos + roll(x, C/2) * sin`: two products and a roll.
+    The sine carries the sign of rotate-half, so a rotation is `x * cos + roll(x, C/2) * sin`: two products and a roll.
     """
     frequencies_C = base ** (-torch.arange(0, channels, 2, dtype=torch.float32, device=device) / channels)
     angles_TC = torch.arange(length, dtype=torch.float32, device=device)[:, None] * frequencies_C
@@ -63,7 +63,12 @@ def rotate(x_BTHC: Tensor, cos_BT1C: Tensor, sin_BT1C: Tensor) -> Tensor:
 def causal_attention(
     q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, *, mask_B1TT: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """Softmax attention over the past, scaled by 1/sqrt(C); returns BHTC. With `mask` (True = may look), only the mask counts."""
+    """Softmax attention over the past, scaled by 1/sqrt(C); returns BHTC.
+
+    Args:
+        mask_B1TT: True where a query may look, causal already; plain causal when absent.
+        dropout: of attention weights.
+    """
     if k_BKTC.shape[1] != q_BHTC.shape[1]:
         k_BKTC = k_BKTC.repeat_interleave(q_BHTC.shape[1] // k_BKTC.shape[1], dim=1)
         v_BKTC = v_BKTC.repeat_interleave(q_BHTC.shape[1] // v_BKTC.shape[1], dim=1)
@@ -75,7 +80,7 @@ def causal_attention(
 
 
 class Attention(nn.Module):
-    """Causal self-attention with grouped key/value heads; q, k and v come out of one fused matrix, in that row order."""
+    """Causal self-attention with grouped key/value heads; q, k and v come out of one matrix, in that row order."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -112,7 +117,7 @@ class Attention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x)) (arXiv:2002.05202); gate and up come out of one fused matrix, gate rows first."""
+    """SwiGLU: down(silu(gate(x)) * up(x)) (arXiv:2002.05202); gate and up come out of one matrix, gate rows first."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -142,7 +147,7 @@ class PlainMLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention then MLP, each with a residual; norms before the sub-block (GPT-2) or after the sum (GPT-1)."""
+    """One layer: attention, then MLP, each with a residual; norm before the sub-block (GPT-2) or after the sum."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from wuya.models.config import GPTConfig
 
 
 def gpt1() -> GPTConfig:
-    """GPT-1 (Radford et al. 2018): post-LN, no final norm, learned positions. 116,534,784 parameters with its vocabulary."""
+    """GPT-1 (Radford et al. 2018): post-LN, no final norm, learned positions; 116,534,784 parameters."""
     return replace(gpt2(12, 768, 12), vocab_size=40_478, context_length=512, norm_position="post")
 
 
@@ -35,8 +35,8 @@ def gpt3(num_layers: int, model_dim: int, num_heads: int) -> GPTConfig:
     """GPT-3 (arXiv:2005.14165, table 2.1): GPT-2 with context 2048 and no dropout.
 
     The paper alternates dense and locally banded sparse attention layers and gives no band width; every layer here is
-    dense, which sees at least as much and has the same parameters. Two printed sizes do not fit their own head counts and are
-    the ones that do: 1.3B with 16 heads (printed 24), 13B with width 5120 (printed 5140).
+    dense, which sees at least as much and has the same parameters. Two printed rows contradict themselves; here they
+    are what fits: 1.3B with 16 heads (printed 24), 13B with width 5120 (printed 5140).
     """
     return replace(gpt2(num_layers, model_dim, num_heads, context_length=2048), dropout=0.0)
 
@@ -68,7 +68,7 @@ def demo() -> GPTConfig:
 
 
 def speedrun() -> GPTConfig:
-    """Research on speed: relu2 and a softcap at the demo's size. No Hugging Face class is like it, so export is refused."""
+    """Research on speed: relu2 and a softcap at the demo's size. No Hugging Face class has them: export is refused."""
     return replace(demo(), mlp="relu2", mlp_dim=768, softcap=15.0)
 
 

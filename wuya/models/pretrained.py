@@ -1,8 +1,8 @@
 """The border to Hugging Face: their config.json and tensor names to ours and back, for five families of decoders.
 
-OpenAIGPT, GPT2, Llama, Qwen2 and Qwen3 (and each one's `ForSequenceClassification`). Vendor spellings are translated here and
-nowhere else. Two things differ in storage: we keep q, k, v (and gate, up) as the rows of one matrix, and the two GPT
-classes keep every matrix transposed (`Conv1D`). What a family cannot express is refused with the reason.
+OpenAIGPT, GPT2, Llama, Qwen2 and Qwen3 (and each one's `ForSequenceClassification`). Vendor spellings are translated
+here and nowhere else. Two things differ in storage: we keep q, k, v (and gate, up) as the rows of one matrix, and the
+two GPT classes keep every matrix transposed (`Conv1D`). What a family cannot express is refused with the reason.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -95,7 +95,7 @@ def _require_one_of(hf: Mapping[str, Any], key: str, values: tuple[object, ...],
 
 # ---- GPTConfig -> config.json
 def hf_family(config: GPTConfig) -> Family:
-    """The Hugging Face family that computes exactly what this config does, or a ConfigError that says what is in the way."""
+    """The Hugging Face family that computes exactly what this config does; a ConfigError says what is in the way."""
     if config.softcap:
         raise _inexpressible("it caps its logits (`softcap`)")
     if config.mlp == "relu2":
@@ -187,7 +187,7 @@ class TensorRule:
         if len(self.theirs) == 1:
             yield self.theirs[0], tensor.T.contiguous() if self.transposed else tensor
         else:
-            for name, part in zip(self.theirs, torch.split(tensor, self.rows), strict=True):
+            for name, part in zip(self.theirs, torch.split(tensor, list(self.rows)), strict=True):
                 yield name, part.clone()  # a file may not hold two tensors of one storage
 
 
@@ -252,7 +252,7 @@ def _classic_rules(config: GPTConfig, family: Family) -> Iterator[TensorRule]:
 def state_from_hf(
     config: GPTConfig, family: Family, tensors: Mapping[str, Tensor], *, scalar: bool
 ) -> dict[str, Tensor]:
-    """A state dict of ours (trunk and, with `scalar`, `head.weight`) from a file's tensors, all of which must be used."""
+    """Our state dict (trunk and, with `scalar`, `head.weight`) from a file's tensors, all of which must be used."""
     tensors = with_prefix(tensors, "transformer." if family in ("gpt2", "openai-gpt") else "model.")
     rules = tensor_rules(config, family, scalar=scalar)
     wanted = {name for rule in rules for name in rule.theirs}
@@ -269,7 +269,7 @@ def state_from_hf(
 
 
 def state_to_hf(config: GPTConfig, state: Mapping[str, Tensor], *, scalar: bool) -> dict[str, Tensor]:
-    """The tensors of a Hugging Face file from a state dict of ours (trunk names; `head.weight` as in `tensor_rules`)."""
+    """The tensors of a Hugging Face file from a state dict of ours, named as in `tensor_rules`."""
     rules = tensor_rules(config, hf_family(config), scalar=scalar)
     return {name: tensor for rule in rules for name, tensor in rule.to_theirs(state[rule.ours])}
 

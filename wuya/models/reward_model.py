@@ -1,7 +1,8 @@
 """A decoder with one scalar per token instead of a vocabulary: the reward model and the value model of RLHF.
 
-The reward of an answer is the scalar at its last kept token (InstructGPT, section 3.5: "prompt and response in, scalar out"),
-less a bias that makes demonstrations score 0 on average. The value model is a copy of the reward model, read at each token.
+The reward of an answer is the scalar at its last kept token (InstructGPT, section 3.5: prompt and response in, scalar
+out), less a bias that makes demonstrations score 0 on average. The value model starts as a copy of the reward model and
+is read at each token.
 Dimension key: B sequences, T tokens, D model width.
 """
 
