@@ -203,7 +203,7 @@ def test_closing_a_stream_stops_the_work_and_frees_the_cache(model: GPT, monkeyp
     stream = engine.stream([1, 2, 3], SamplingParams(max_tokens=50))
     for _ in range(4):
         next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert calls == [3, 1, 1, 1]
     assert engine._spare_cache is not None
 

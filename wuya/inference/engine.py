@@ -8,7 +8,7 @@ What it promises, and tests hold it to: the same seed gives the same completions
 log-probs are those of a full forward; K completions of a prompt read it once; weights may change between two calls.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -117,7 +117,9 @@ class Engine:
         generations = _collect(outputs, len(prompts) * num_samples)
         return [generations[start : start + num_samples] for start in range(0, len(generations), num_samples)]
 
-    def stream(self, prompt: Sequence[int], sampling: SamplingParams, *, reuse_prefix: bool = False) -> Iterator[int]:
+    def stream(
+        self, prompt: Sequence[int], sampling: SamplingParams, *, reuse_prefix: bool = False
+    ) -> Generator[int, None, None]:
         """Token ids of one completion as they are sampled, the stop token included.
 
         Closing the generator stops the work. With `reuse_prefix` the keys and values of this completion are kept, and
