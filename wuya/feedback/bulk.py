@@ -77,7 +77,7 @@ def ensure_project(connection: Connection, name: str, *, type: str = "ranking") 
     return Project(**{field: row[field] for field in Project.__dataclass_fields__})
 
 
-def ensure_prompts(connection: Connection, prompts: Iterable[Prompt]) -> int:
+def ensure_prompts(connection: Connection, prompts: Iterable[Prompt], *, split: str = "") -> int:
     """Write prompts that are new; how many. An id stands for one text for ever."""
     count = 0
     for chunk in chunks(prompts):
@@ -99,6 +99,7 @@ def ensure_prompts(connection: Connection, prompts: Iterable[Prompt]) -> int:
                         "dedupe_key": key,
                         "source": prompt.source,
                         "source_user_hash": prompt.author,
+                        "split": split or None,
                     }
                 )
             elif known[prompt.id] != key:

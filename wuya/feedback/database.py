@@ -84,10 +84,11 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
                 found=f"schema {version}, this wuya knows {HEAD}",
                 hint="upgrade wuya: `pip install --upgrade wuya`",
             )
-        if version is None and inspect(connection).get_table_names():
+        strangers = set(inspect(connection).get_table_names()) - {"alembic_version"}
+        if version is None and strangers:
             raise DataError(
                 f"`{_shown(engine.url)}` is not a wuya database",
-                found=", ".join(sorted(inspect(connection).get_table_names())[:5]),
+                found=", ".join(sorted(strangers)[:5]),
                 hint="name another file; wuya makes a new one",
             )
         config.attributes["connection"] = connection
@@ -106,7 +107,7 @@ def _parse(url: str | Path) -> URL:
         return URL.create("sqlite", database=str(url))
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise ConfigError("can't read the database URL", found=str(url), hint="sqlite:///workspace/wuya.db") from error
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise ConfigError(

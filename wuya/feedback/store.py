@@ -42,7 +42,6 @@ from wuya.feedback.tables import (
     DemonstrationRow,
     LabelProject,
     MessageFeedback,
-    PromptRow,
     now,
     uuid7,
 )
@@ -77,14 +76,7 @@ class FeedbackStore:
     def add_prompts(self, prompts: Iterable[Prompt], *, split: str = "") -> int:
         """Add prompts that are new; how many. `split` (train, val, test) is set on the new ones."""
         with writing(self._engine) as connection:
-            count = 0
-            for chunk in chunks(prompts):
-                ids = [p.id for p in chunk]
-                count += ensure_prompts(connection, chunk)
-                if split:
-                    fresh = update(PromptRow).where(PromptRow.id.in_(ids), PromptRow.split.is_(None))
-                    connection.execute(fresh.values(split=split))
-        return count
+            return ensure_prompts(connection, prompts, split=split)
 
     def add_demonstrations(self, demonstrations: Iterable[Demonstration]) -> int:
         """Add answers that people wrote; how many were new."""
@@ -134,7 +126,7 @@ class FeedbackStore:
                         "b_text": c.rejected,
                         "outcome": "a",
                         "user_id": users.get(c.labeler),
-                        "group": c.group or c.prompt.id,
+                        "group_id": c.group or c.prompt.id,
                     }
                     for key, c in keyed.items()
                 ]

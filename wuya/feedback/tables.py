@@ -335,7 +335,7 @@ class ComparisonRow(Base):
     outcome: Mapped[str]
     strength: Mapped[int | None]
     reasons: Mapped[list[Any]] = mapped_column(default=list)
-    group: Mapped[str] = mapped_column("group_id", default="")
+    group_id: Mapped[str] = mapped_column(default="")
     user_id: Mapped[str | None] = _reference("users.id", on_delete="SET NULL", nullable=True)
     dedupe_key: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[datetime] = mapped_column(default=now)

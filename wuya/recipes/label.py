@@ -142,7 +142,7 @@ def _ask(store: FeedbackStore, config: LabelConfig) -> int:
         if task is None:
             say("nothing is left to rank")
             break
-        print(_shown(task), flush=True)  # noqa: T201 (this is the program's output)
+        print(_shown(task), file=sys.stderr, flush=True)  # noqa: T201 (stdout is for the result)
         try:
             order = _read_order(len(task.candidates))
         except KeyboardInterrupt:
@@ -161,7 +161,7 @@ def _ask(store: FeedbackStore, config: LabelConfig) -> int:
 def _read_order(num_candidates: int) -> tuple[int, ...] | None:
     """Ranks as typed; () to skip, None to stop. Asks again until the answer makes sense."""
     while True:
-        print("order> ", end="", flush=True)  # noqa: T201
+        print("order> ", end="", file=sys.stderr, flush=True)  # noqa: T201
         line = sys.stdin.readline()
         if not line or line.strip().lower() in ("q", "quit"):
             return None
