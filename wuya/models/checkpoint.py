@@ -100,7 +100,7 @@ def load_model(folder: Path, *, device: str | torch.device = "cpu", dtype: torch
         )
     config = config_from_hf(hf)
     state = our_state(folder, hf, config, scalar=False)
-    return assign(_on_meta(config), _copied(state, device=device, dtype=dtype), folder)
+    return assign(on_meta(config), _copied(state, device=device, dtype=dtype), folder)
 
 
 def load_scalar_model(
@@ -123,7 +123,7 @@ def load_scalar_model(
             f"a reward model has one output, `{folder}` has {head.shape[0]}",
             found=f"score.weight {tuple(head.shape)}, labels {hf.get('id2label')}",
         )
-    model = ScalarModel(_on_meta(config))
+    model = ScalarModel(on_meta(config))
     model.trunk = assign(model.trunk, state, folder)
     model.head.weight = nn.Parameter(head)
     model.bias = torch.tensor(float(read_provenance(folder).get("reward_bias", 0.0)), device=device)
@@ -199,7 +199,7 @@ def _copied(state: Mapping[str, Tensor], *, device: str | torch.device, dtype: t
     return {k: v.to(device=device, dtype=dtype, copy=True, memory_format=form) for k, v in state.items()}
 
 
-def _on_meta(config: GPTConfig) -> GPT:
+def on_meta(config: GPTConfig) -> GPT:
     """A model without memory or random initialisation, to be filled by `assign`."""
     with torch.device("meta"):
         return GPT(config)
