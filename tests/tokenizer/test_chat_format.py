@@ -9,6 +9,7 @@ from wuya.records import Message
 from wuya.tokenizer.bpe import Tokenizer
 from wuya.tokenizer.chat_format import (
     CHATML,
+    PLAIN,
     EncodedChat,
     encode_chat,
     encode_prompt,
@@ -153,6 +154,18 @@ def test_templates_that_drop_reasoning_are_followed(tokenizer: Tokenizer) -> Non
     qwen = with_template(tokenizer, QWEN3)
     chat = messages_of([("user", "a"), ("assistant", "<think>\nhm\n</think>\n\nCaw!"), ("user", "b")])
     assert qwen.decode(encode_prompt(qwen, chat)) == render_chat(chat, QWEN3, add_generation_prompt=True)
+
+
+def test_models_without_chat_tokens_have_a_plain_template(tokenizer: Tokenizer) -> None:
+    plain = Tokenizer(tokenizer._backend, {"eos_token": "<|endoftext|>"}, chat_template=PLAIN)
+    chat = messages_of([("user", "Hi <|endoftext|>"), ("assistant", "Caw!")])
+    encoded = encode_chat(plain, chat)
+    assert plain.decode(encoded.ids) == "User:\nHi <|endoftext|>\n\nAssistant:\nCaw!<|endoftext|>\n\n"
+    assert [id for id in encoded.ids if id < 3] == [plain.eos_id]
+    learned = [id for id, learned in zip(encoded.ids, encoded.mask, strict=True) if learned]
+    assert plain.decode(learned) == "Caw!<|endoftext|>"
+    prompt = encode_prompt(plain, chat[:1])
+    assert encoded.ids[: len(prompt)] == prompt
 
 
 def test_templates_that_rewrite_contents_beyond_recognition_are_refused(tokenizer: Tokenizer) -> None:

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer as Backend
 
 from wuya.errors import ConfigError, DataError
 from wuya.files import write_atomic
+from wuya.tokenizer.foreign import foreign_bytes, read_settings, read_template, token_content
 from wuya.tokenizer.pre_tokenizers import PreTokenizerName, named_pre_tokenizer
 from wuya.tokenizer.templates import CHATML
 from wuya.tokenizer.tiktoken_twin import BYTE_OF, LONG_WHITESPACE, proven_twin, token_to_bytes
@@ -53,7 +54,7 @@ class Tokenizer:
         self.eos_token: str = self._named("eos_token", (TURN_END, DOCUMENT_END, "<|end_of_text|>", "</s>"))
         self.document_end_token: str = self._first((DOCUMENT_END, "<|end_of_text|>", "</s>")) or self.eos_token
         self.pad_token: str = self._named("pad_token", (self.document_end_token,))
-        self.bos_token: str | None = _content(self._settings.get("bos_token"))
+        self.bos_token: str | None = token_content(self._settings.get("bos_token"))
         self.eos_id = self._id(self.eos_token)
         self.document_end_id = self._id(self.document_end_token)
         self.pad_id = self._id(self.pad_token)
@@ -81,13 +82,8 @@ class Tokenizer:
             raise DataError(
                 f"`{file}` is not a tokenizer.json", found=str(error)[:200], hint="get the file again, or retrain"
             ) from error
-        settings = _read_settings(file.with_name("tokenizer_config.json"))
-        template_file = file.with_name("chat_template.jinja")
-        if template_file.is_file():
-            template = template_file.read_text(encoding="utf-8")
-        else:
-            template = _default_template(settings.get("chat_template"))
-        return cls(backend, settings, chat_template=template)
+        settings = read_settings(file.with_name("tokenizer_config.json"))
+        return cls(backend, settings, chat_template=read_template(file.with_name("chat_template.jinja"), settings))
 
     @classmethod
     def from_parts(
@@ -172,9 +168,13 @@ class Tokenizer:
     def encode_bytes(self, data: bytes) -> list[int]:
         """Token ids of any bytes, UTF-8 or not: what is no character is spelled byte by byte."""
         ids: list[int] = []
-        for piece in re.split("([\udc80-\udcff])", data.decode("utf-8", "surrogateescape")):
-            stray = piece.encode("utf-8", "surrogateescape")
-            ids += [self._id_of_byte[stray[0]]] if "\udc80" <= piece <= "\udcff" else self._encode_plain(piece)
+        for number, piece in enumerate(re.split("([\udc80-\udcff])", data.decode("utf-8", "surrogateescape"))):
+            if number % 2 == 0:
+                ids += self._encode_plain(piece)
+            elif (byte := ord(piece) - 0xDC00) in self._id_of_byte:  # how surrogateescape writes a stray byte
+                ids.append(self._id_of_byte[byte])
+            else:
+                raise DataError(f"the vocabulary has no token for the byte 0x{byte:02x}")
         return ids
 
     def split_special(self, text: str) -> list[str | int]:
@@ -231,7 +231,7 @@ class Tokenizer:
         added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
         for token, id in self._backend.get_vocab(with_added_tokens=True).items():
             known = token_to_bytes(token) if self._is_byte_level and token not in added else None
-            table[id] = known if known is not None else _foreign_bytes(token, literal=token in added)
+            table[id] = known if known is not None else foreign_bytes(token, literal=token in added)
         return table
 
     @cached_property
@@ -246,7 +246,7 @@ class Tokenizer:
     # -- special tokens
 
     def _named(self, setting: str, fallbacks: Sequence[str]) -> str:
-        token = _content(self._settings.get(setting))
+        token = token_content(self._settings.get(setting))
         if token is None or self._backend.token_to_id(token) is None:
             token = self._first(fallbacks)
         if token is None:
@@ -319,39 +319,6 @@ def _special(token: str) -> AddedToken:
 
 def _unpickle(spec: str, settings: dict[str, Any], chat_template: str) -> Tokenizer:
     return Tokenizer(Backend.from_str(spec), settings, chat_template=chat_template)
-
-
-def _read_settings(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"`{file}` is not JSON", found=str(error)) from error
-    return settings if isinstance(settings, dict) else {}
-
-
-def _default_template(template: object) -> str:
-    """The chat template out of tokenizer_config.json: one, or a list of named ones of which `default` counts."""
-    if isinstance(template, list):
-        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else ""
-
-
-def _content(token: object) -> str | None:
-    """A token in tokenizer_config.json is a string or an object with `content`."""
-    token = token.get("content") if isinstance(token, dict) else token
-    return token if isinstance(token, str) else None
-
-
-def _foreign_bytes(token: str, *, literal: bool) -> bytes:
-    """Bytes of a token that is not spelled in byte characters: a special, or SentencePiece's and GPT-1's spelling."""
-    if not literal:
-        if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
-            return bytes([int(token[3:5], 16)])
-        token = token.replace("\u2581", " ").replace("</w>", " ")
-    return token.encode("utf-8", "replace")
 
 
 def _overflows_tiktoken(text: str) -> bool:

@@ -23,9 +23,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from wuya.errors import DataError
 from wuya.records import ROLES, Message
 from wuya.tokenizer.bpe import Tokenizer
-from wuya.tokenizer.templates import CHATML
+from wuya.tokenizer.templates import CHATML, PLAIN
 
-__all__ = ["CHATML", "EncodedChat", "encode_chat", "encode_prompt", "fit_prompt", "render_chat", "show_example"]
+__all__ = [
+    "CHATML",
+    "PLAIN",
+    "EncodedChat",
+    "encode_chat",
+    "encode_prompt",
+    "fit_prompt",
+    "render_chat",
+    "show_example",
+]
 
 PLACEHOLDER = re.compile("\U0010fff0(\\d+)\U0010fff1")
 """Stands for a message's content while the template is rendered: private-use characters no template looks at."""
