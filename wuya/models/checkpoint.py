@@ -220,7 +220,7 @@ def assign(model: GPT, state: Mapping[str, Tensor], where: Path) -> GPT:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:  # names of our own format only: those of others were checked by state_from_hf
         raise CheckpointError(f"tensors of `{where}` do not fit its config.json", found=str(error)[:300]) from error
-    model.build_rotary(model.device)
+    model.build_rotary()
     return model
 
 

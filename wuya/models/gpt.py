@@ -31,14 +31,15 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.activation_checkpointing = False  # True: recompute blocks in the backward pass, less memory, more time
-        self.embedding = nn.Embedding(config.vocab_size, config.model_dim)
+        self.embedding = uninitialised_embedding(config.vocab_size, config.model_dim)
         learned = config.positions == "learned"
-        self.position_embedding = nn.Embedding(config.context_length, config.model_dim) if learned else None
+        self.position_embedding = uninitialised_embedding(config.context_length, config.model_dim) if learned else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_norm = make_norm(config) if config.norm_position == "pre" else None
         self.head = None if config.tie_embeddings else nn.Linear(config.model_dim, config.vocab_size, bias=False)
-        self.build_rotary(self.device)
-        init_weights(self, std=0.02, residual_std=residual_std(0.02, config.num_layers))
+        self.build_rotary()
+        if self.device.type != "meta":  # there it would do nothing, slowly
+            init_weights(self, std=0.02, residual_std=residual_std(0.02, config.num_layers))
 
     def forward(
         self,
@@ -89,12 +90,14 @@ class GPT(nn.Module):
             logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
         return logits
 
-    def build_rotary(self, device: torch.device) -> None:
+    def build_rotary(self) -> None:
         """(Re)compute the tables of rotary positions, which no checkpoint stores."""
         if self.config.positions == "rope":
-            cos_TC, sin_TC = rotary_tables(
-                self.config.context_length, self.config.head_dim, self.config.rope_base, device
-            )
+            length, channels = self.config.context_length, self.config.head_dim
+            if self.device.type == "meta":  # arithmetic there would import the compiler
+                cos_TC = sin_TC = torch.empty(length, channels, dtype=self.dtype, device=self.device)
+            else:
+                cos_TC, sin_TC = rotary_tables(length, channels, self.config.rope_base, self.device)
             self.register_buffer("cos_TC", cos_TC.to(self.dtype), persistent=False)
             self.register_buffer("sin_TC", sin_TC.to(self.dtype), persistent=False)
 
@@ -115,6 +118,11 @@ class GPT(nn.Module):
     def dtype(self) -> torch.dtype:
         """What the weights are stored in."""
         return self.embedding.weight.dtype
+
+
+def uninitialised_embedding(rows: int, width: int) -> nn.Embedding:
+    """A table whose values come later: nn.Embedding draws N(0, 1) first, which takes long for a large vocabulary."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
 
 
 def segment_mask(segments_BT: Tensor) -> Tensor:
