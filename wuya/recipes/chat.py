@@ -67,8 +67,8 @@ class ChatConfig:
     """Answer this one message, print the answer and stop."""
     json: bool = False
     """With `prompt`: print {prompt, completion, finish_reason, tokens, seconds} as JSON."""
-    seed: int | None = None
-    """A number gives the same answers to the same messages every time."""
+    seed: int = 0
+    """The same seed gives the same answers to the same messages; `/regenerate` always draws anew."""
     device: str = "auto"
     """auto, cpu, cuda."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -96,8 +96,9 @@ def run(config: ChatConfig) -> Path:
             f"`{config.checkpoint}` has no chat template: it is a base model, which continues text and does not answer",
             hint="fine-tune it first: `wuya sft --base ... --demonstrations ... --out runs/sft`",
         )
-    seed = time.time_ns() % 2**63 if config.seed is None else config.seed
-    conversation = Conversation(Engine(model, tokenizer, seed=seed), tokenizer, config.sampling, system=config.system)
+    conversation = Conversation(
+        Engine(model, tokenizer, seed=config.seed), tokenizer, config.sampling, system=config.system
+    )
     if config.prompt:
         _answer_once(conversation, config)
     else:
