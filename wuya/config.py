@@ -14,7 +14,7 @@ import inspect
 import re
 import typing
 from argparse import ArgumentError, HelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from itertools import pairwise
 from pathlib import Path
@@ -147,6 +147,19 @@ def save_config(config: object, path: Path | str) -> None:
 def load_config(config_class: type[ConfigT], path: Path | str) -> ConfigT:
     """Read a YAML file written by `save_config` or by hand, with the same checks as the command line."""
     return parse_config(config_class, ["--config", str(path)], prog=str(path))
+
+
+def with_overrides(config: ConfigT, overrides: Mapping[str, object]) -> ConfigT:
+    """The config with some fields replaced by name; an unknown name is refused with the nearest known one."""
+    known = field_names(type(config))
+    for name in overrides:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            raise ConfigError(
+                f"unknown setting `{name}` of {type(config).__name__}",
+                hint=f"did you mean `{nearest[0]}`?" if nearest else f"known: {', '.join(known)}",
+            )
+    return dataclasses.replace(config, **overrides)  # type: ignore[type-var]
 
 
 def require_positive(config: object, *names: str) -> None:

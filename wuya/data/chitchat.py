@@ -1,7 +1,7 @@
 """The demo's corpus: person-to-person chats (PyPI `chitchat-dataset`, MIT), split so that nothing leaks.
 
-A few people are in very many of the chats and openings recur, so a random split would test on people and prompts seen in
-training. Here (1) a whole chat is on one side; (2) a held-out chat's less frequent partner appears in no training chat;
+A few people are in very many of the chats and openings recur, so a random split would test on people and prompts seen
+in training. Here (1) a whole chat is on one side; (2) a held-out chat's less frequent partner appears in no training chat;
 (3) prompts are the last 1-3 turns before a reply, anywhere in a chat, with at least four content words, de-duplicated
 across all uses, at most 200 an author; (4) SFT, reward-model, PPO, tuning and final prompts are disjoint.
 
@@ -29,7 +29,7 @@ MAX_PROMPTS_PER_AUTHOR = 200
 MIN_CONTENT_WORDS = 4
 MAX_PROMPT_WORDS = 60
 HELD_OUT_SHARE = {"validation": 0.12, "test": 0.16}
-"""Shares of the people (not of the chats) that are held out; people in more than `MAX_HELD_OUT_CHATS` chats never are."""
+"""Shares of the people (not of the chats) held out; people in more than `MAX_HELD_OUT_CHATS` chats never are."""
 MAX_HELD_OUT_CHATS = 40
 TRAINING_USES: tuple[tuple[Use, float], ...] = (("sft", 0.50), ("reward", 0.12), ("ppo", 0.26), ("judge", 0.12))
 
@@ -76,7 +76,7 @@ def split_chats(chats: Iterable[Chat]) -> dict[Split, list[Chat]]:
         sides = {side[sender] for sender in _people(chat)}
         if sides == {"train"} or side[rarer] != "train":
             splits[side[rarer]].append(chat)
-        # else: the frequent partner is held out and the rare one is not; training must not see the former, so it is dropped
+        # else dropped: training must not see the frequent partner, and the rare one is no held-out person
     return splits
 
 
@@ -99,10 +99,14 @@ def exchanges(splits: dict[Split, list[Chat]]) -> dict[Use, list[Demonstration]]
 
     Held-out uses are filled first, so that a prompt which recurs belongs to the evaluation and leaves training.
     """
-    uses: dict[Use, list[Demonstration]] = {use: [] for use in (*(u for u, _ in TRAINING_USES), "reward_eval", "tuning", "final")}
+    uses: dict[Use, list[Demonstration]] = {
+        use: [] for use in (*(u for u, _ in TRAINING_USES), "reward_eval", "tuning", "final")
+    }
     seen: set[str] = set()
     per_author: Counter[str] = Counter()
-    order: tuple[tuple[Split, list[Chat]], ...] = tuple((split, splits[split]) for split in ("test", "validation", "train"))
+    order: tuple[tuple[Split, list[Chat]], ...] = tuple(
+        (split, splits[split]) for split in ("test", "validation", "train")
+    )
     for split, chats in order:
         for chat in sorted(chats, key=lambda chat: _digest(chat.id)):
             use = _use_of(chat, split)

@@ -43,10 +43,20 @@ def _win_rate_gates(rates: Mapping[str, Any]) -> list[Gate]:
     ptx, ppo, best = (rates[f"{name}_vs_sft"]["mean"] for name in ("ppo_ptx", "ppo", "best_of_4"))
     return [
         *(
-            Gate(f"held-out labelers prefer SFT to {name}", rates[key]["low"] > 0.5, _percent(rates[key]), "interval above 50 %")
+            Gate(
+                f"held-out labelers prefer SFT to {name}",
+                rates[key]["low"] > 0.5,
+                _percent(rates[key]),
+                "interval above 50 %",
+            )
             for key, name in (("sft_vs_base", "base"), ("sft_vs_fewshot_base", "few-shot base"))
         ),
-        Gate("PPO-ptx preferred to SFT", ptx >= MIN_PPO_WIN_RATE, _percent(rates["ppo_ptx_vs_sft"]), f">= {MIN_PPO_WIN_RATE:.0%}"),
+        Gate(
+            "PPO-ptx preferred to SFT",
+            ptx >= MIN_PPO_WIN_RATE,
+            _percent(rates["ppo_ptx_vs_sft"]),
+            f">= {MIN_PPO_WIN_RATE:.0%}",
+        ),
         Gate("PPO-ptx not below best-of-4", ptx >= best - 0.02, f"{ptx:.1%}", f">= {best:.1%} less 2 points"),
         Gate("PPO-ptx within 3 points of plain PPO", abs(ptx - ppo) <= 0.03, f"{ptx - ppo:+.1%}", f"of {ppo:.1%}"),
     ]
@@ -57,8 +67,18 @@ def _reward_model_gates(report: Mapping[str, Any]) -> list[Gate]:
     standard_error = (accuracy - report["accuracy_low"]) / 1.96
     highest = ceiling + 2 * standard_error
     return [
-        Gate("reward model as good as one labeler", accuracy >= agreement - 0.02, f"{accuracy:.1%}", f">= {agreement:.1%} less 2 points"),
-        Gate("reward model below the ceiling (no leak)", accuracy <= highest, f"{accuracy:.1%}", f"<= {ceiling:.1%} + 2 SE"),
+        Gate(
+            "reward model as good as one labeler",
+            accuracy >= agreement - 0.02,
+            f"{accuracy:.1%}",
+            f">= {agreement:.1%} less 2 points",
+        ),
+        Gate(
+            "reward model below the ceiling (no leak)",
+            accuracy <= highest,
+            f"{accuracy:.1%}",
+            f"<= {ceiling:.1%} + 2 SE",
+        ),
     ]
 
 
@@ -67,8 +87,18 @@ def _kl_gates(kl: Mapping[str, Any]) -> list[Gate]:
         gate
         for name in ("ppo", "ppo_ptx")
         for gate in (
-            Gate(f"KL a response, {name}", kl[name]["per_response"] <= MAX_KL_PER_RESPONSE, f"{kl[name]['per_response']:.2f} nats", f"<= {MAX_KL_PER_RESPONSE}"),
-            Gate(f"KL a token, {name}", kl[name]["per_token"] <= MAX_KL_PER_TOKEN, f"{kl[name]['per_token']:.3f} nats", f"<= {MAX_KL_PER_TOKEN}"),
+            Gate(
+                f"KL a response, {name}",
+                kl[name]["per_response"] <= MAX_KL_PER_RESPONSE,
+                f"{kl[name]['per_response']:.2f} nats",
+                f"<= {MAX_KL_PER_RESPONSE}",
+            ),
+            Gate(
+                f"KL a token, {name}",
+                kl[name]["per_token"] <= MAX_KL_PER_TOKEN,
+                f"{kl[name]['per_token']:.3f} nats",
+                f"<= {MAX_KL_PER_TOKEN}",
+            ),
         )
     ]
 
@@ -77,8 +107,12 @@ def _tax_gate(tax: Mapping[str, Any]) -> Gate:
     plain, ptx = tax["ppo"], tax["ppo_ptx"]
     found = f"PPO {plain['mean']:+.4f}, PPO-ptx {ptx['mean']:+.4f} bits per byte"
     if plain["low"] < TAX_WORTH_HALVING:
-        return Gate("alignment tax", True, f"{found}: no tax to halve", f"only where PPO's tax is >= {TAX_WORTH_HALVING}")
-    return Gate("PPO-ptx at most half of PPO's tax", ptx["mean"] <= plain["mean"] / 2, found, f"<= {plain['mean'] / 2:.4f}")
+        return Gate(
+            "alignment tax", True, f"{found}: no tax to halve", f"only where PPO's tax is >= {TAX_WORTH_HALVING}"
+        )
+    return Gate(
+        "PPO-ptx at most half of PPO's tax", ptx["mean"] <= plain["mean"] / 2, found, f"<= {plain['mean'] / 2:.4f}"
+    )
 
 
 def _hack_gates(diversity: Mapping[str, Any]) -> list[Gate]:
@@ -96,7 +130,12 @@ def _hack_gates(diversity: Mapping[str, Any]) -> list[Gate]:
 def _outside_judge_gates(judges: Mapping[str, Any]) -> list[Gate]:
     """Differences PPO-ptx less SFT, paired by prompt; signs are such that above 0 is worse."""
     return [
-        Gate(f"outside judge: {name}", row["low"] <= 0, f"{row['mean']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]", "not worse by more than its interval")
+        Gate(
+            f"outside judge: {name}",
+            row["low"] <= 0,
+            f"{row['mean']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]",
+            "not worse by more than its interval",
+        )
         for name, row in judges["ppo_ptx_worse_than_sft"].items()
     ]
 

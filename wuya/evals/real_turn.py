@@ -1,4 +1,4 @@
-"""An outside judge: can this be the real next turn? A classifier of true against random replies, on a frozen model's states.
+"""An outside judge: can this be the real next turn? A classifier of true and random replies on a frozen model's states.
 
 It never sees a ranking, a labeler or PPO; a policy that talks past its prompts to please the reward model scores lower.
 """
@@ -20,8 +20,8 @@ from wuya.models.gpt import GPT
 class RealTurnJudge:
     """P(this completion really followed this prompt), from a frozen language model's hidden states.
 
-    Features of a pair: the mean state of the completion read after its prompt, the same read after an unrelated prompt,
-    subtracted; and how many nats per token the true context saves.
+    Features of a pair: the mean state of the completion read after its prompt less the same read after an unrelated one,
+    and its mean log-probability.
     """
 
     def __init__(self, model: GPT) -> None:

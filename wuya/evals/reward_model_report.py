@@ -75,7 +75,9 @@ def judge_reward_model(
         seed: of the bootstrap over prompts.
     """
     sequences = [sequence for prompt in prompts for sequence in prompt.sequences]
-    flat = iter(score_sequences(model, sequences, microbatch_tokens=microbatch_tokens).tolist())
+    flat = iter(
+        score_sequences(model, sequences, device=model.bias.device, microbatch_tokens=microbatch_tokens).tolist()
+    )
     scores = [[next(flat) for _ in prompt.sequences] for prompt in prompts]
     votes: list[PairVote] = []
     by_labeler: dict[str, list[float]] = {}

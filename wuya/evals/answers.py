@@ -1,0 +1,86 @@
+"""Each stage's answers to the same prompts: a chat model asked in its chat format, a base model in a transcript."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from wuya.data.chitchat import transcript, transcript_prompt
+from wuya.inference.engine import Engine, Generation
+from wuya.inference.sampling import SamplingParams
+from wuya.models.gpt import GPT
+from wuya.records import Candidate, Demonstration, Prompt
+from wuya.tokenizer.bpe import Tokenizer
+from wuya.tokenizer.chat_format import encode_prompt
+
+OnProgress = Callable[[int, int], bool | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One model's answers to the evaluation prompts, in the prompts' order."""
+
+    name: str
+    candidates: list[Candidate]
+    prompt_ids: list[list[int]]
+    """What the model was asked, in its own form."""
+
+
+def chat_answers(
+    name: str, model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, max_tokens: int, seed: int,
+    temperature: float = 1.0, on_progress: OnProgress | None = None,
+) -> Answers:  # fmt: skip
+    """One answer a prompt in the chat format, at temperature 1 unless told otherwise."""
+    [answers] = chat_samples(
+        name, model, tokenizer, prompts, num_samples=1, max_tokens=max_tokens, seed=seed, temperature=temperature,
+        on_progress=on_progress,
+    )  # fmt: skip
+    return answers
+
+
+def chat_samples(
+    name: str, model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, num_samples: int, max_tokens: int,
+    seed: int, temperature: float = 1.0, on_progress: OnProgress | None = None,
+) -> list[Answers]:  # fmt: skip
+    """`num_samples` answers a prompt: a list of that many `Answers`."""
+    prompt_ids = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
+    engine = Engine(model, tokenizer, seed=seed)
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
+    generations = engine.generate(prompt_ids, sampling, num_samples=num_samples, on_progress=on_progress)
+    return [
+        Answers(name, [_candidate(name, tokenizer, g[k], temperature) for g in generations], prompt_ids)
+        for k in range(num_samples)
+    ]
+
+
+def transcript_answers(
+    name: str, model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, max_tokens: int, seed: int,
+    examples: Sequence[Demonstration] = (), on_progress: OnProgress | None = None,
+) -> Answers:  # fmt: skip
+    """One answer a prompt from a base model, in the form it was pre-trained on and cut at the turn's end.
+
+    Args:
+        examples: good exchanges put before the prompt, each a chat of its own (few-shot).
+    """
+    stops = tuple(id for id in range(tokenizer.vocab_size) if b"\n" in tokenizer.decode_bytes([id]))
+    start = [tokenizer.document_end_id]
+    shots = [[*start, *tokenizer.encode(transcript(shot.messages))] for shot in examples]
+    room = model.config.context_length - max_tokens
+    prompt_ids = [
+        _with_shots([*start, *tokenizer.encode(transcript_prompt(prompt))][-room:], shots, room) for prompt in prompts
+    ]
+    engine = Engine(model, seed=seed)
+    sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=(*stops, tokenizer.document_end_id))
+    generations = engine.generate(prompt_ids, sampling, on_progress=on_progress)
+    return Answers(name, [_candidate(name, tokenizer, generation, 1.0) for [generation] in generations], prompt_ids)
+
+
+def _with_shots(prompt: list[int], shots: Sequence[list[int]], room: int) -> list[int]:
+    """The prompt after as many examples as fit (GPT-3, section 2.4)."""
+    for shot in reversed(shots):
+        if len(shot) + len(prompt) <= room:
+            prompt = [*shot, *prompt]
+    return prompt
+
+
+def _candidate(name: str, tokenizer: Tokenizer, generation: Generation, temperature: float) -> Candidate:
+    text = tokenizer.decode(generation.token_ids, skip_special=True).split("\n")[0].strip()
+    return Candidate(text, generation.token_ids, name, generation.finish_reason == "stop", temperature)

@@ -1,0 +1,142 @@
+"""The story of ChatGPT on real chats, told from the first byte to the aligned model, on two CPU cores.
+
+    wuya demo                      # or: make demo          (SEED=, SIZE=)
+    wuya demo --size tiny          # a minute, to see that everything works; its models are too small to say anything
+
+Reads the chats of PyPI `chitchat-dataset`; writes everything under <workspace>/runs/demo: one folder a stage,
+summary.json and report.html. Run it again and finished stages are skipped, a stage that was cut off goes on where it was.
+
+The labelers are simulated, and every table says so. The people of the data are real: their chats are the corpus, their
+replies the demonstrations. Budgets are counts of tokens and episodes, never seconds.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from wuya.config import to_dict
+from wuya.console import heading, say, table
+from wuya.environment import environment_report
+from wuya.evals.gates import Gate, check_gates
+from wuya.files import FileLock, default_workspace, make_folder, sha256_json, to_json, write_atomic
+from wuya.recipes import demo_stages as stages
+from wuya.recipes.demo_report import write_demo_report
+from wuya.recipes.demo_sizes import SIZES, DemoSize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoConfig:
+    """Run the whole loop on real chats."""
+
+    size: Literal["tiny", "small", "medium"] = "small"
+    """tiny: every stage in a minute. small: the published table. medium: several times more of everything."""
+    seed: int = 0
+    """Of everything drawn: weights, orders, samples. The data's split and the labelers are the same for every seed."""
+    name: str = "demo"
+    """The run is <workspace>/runs/<name>."""
+    workspace: Path | None = None
+    """Where everything is written; default: $WUYA_WORKSPACE, or ./workspace."""
+    json: bool = False
+    """Print summary.json to stdout instead of tables."""
+
+    @property
+    def folder(self) -> Path:
+        """<workspace>/runs/<name>."""
+        return (self.workspace or default_workspace()) / "runs" / self.name
+
+
+Stage = tuple[str, str, Callable[[Path, DemoSize, int], dict[str, Any]]]
+
+STORY: tuple[Stage, ...] = (
+    ("data", "Real chats, split by person; who the (simulated) labelers are", stages.prepare_people_and_data),
+    ("tokenizer", "A vocabulary, learned from the raw text", stages.train_tokenizer),
+    ("corpus", "The raw text: filtered, de-duplicated, decontaminated, in token shards", stages.prepare_corpus),
+    ("pretrain", "Pre-training: a GPT from random weights to plausible chat", stages.pretrain),
+    ("sft", "Step 1: supervised fine-tuning on demonstrations", stages.finetune),
+    ("judge", "An outside judge: another SFT model, from other demonstrations and another seed", stages.finetune_judge),
+    ("sample", "Step 2a: K answers to every prompt", stages.sample_answers),
+    ("label", "Step 2b: (simulated) labelers rank them", stages.rank_answers),
+    ("reward", "Step 2c: a reward model learns the rankings", stages.train_reward_model),
+    ("ppo", "Step 3: PPO against the reward model, KL to the SFT model", stages.run_ppo),
+    ("ppo_ptx", "Step 3 with the pre-training mix: PPO-ptx", stages.run_ppo_ptx),
+    ("sft_plus_ptx", "Control: the same pre-training mix without PPO", stages.continue_pretraining),
+    ("evaluate", "Evaluation on prompts of people no stage has met", stages.evaluate),
+)
+
+
+def run(config: DemoConfig) -> Path:
+    """Returns the path of summary.json."""
+    size = SIZES[config.size]
+    folder = make_folder(config.folder)
+    with FileLock(folder / "demo.lock"):
+        _keep_other_demo_aside(folder, config, size)
+        results: dict[str, dict[str, Any]] = {}
+        for number, (name, title, stage) in enumerate(STORY, start=1):
+            results[name] = _run_stage(folder, number, name, title, stage, size, config.seed)
+        summary = stages.summarize(results, config.seed, config.size)
+        gates = check_gates(summary) if config.size != "tiny" else []
+        summary |= {"gates": [gate.to_dict() for gate in gates], "environment": environment_report()}
+        path = folder / "summary.json"
+        write_atomic(path, to_json(summary, indent=1) + "\n")
+        write_demo_report(folder, summary)
+    if config.json:
+        print(to_json(summary))  # noqa: T201
+    else:
+        print(_closing(folder, summary, gates))  # noqa: T201
+    return path
+
+
+def _run_stage(
+    folder: Path, number: int, name: str, title: str, stage: Callable[[Path, DemoSize, int], dict[str, Any]],
+    size: DemoSize, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Run a stage unless it is done; its result and its seconds are kept in stages/<name>.json."""
+    heading(f"{number}/{len(STORY)} {title}")
+    marker = make_folder(folder / "stages") / f"{name}.json"
+    if marker.exists():
+        result: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+        say(f"done before, in {result['seconds']:.0f} s")
+        return result
+    started = time.monotonic()
+    result = stage(folder, size, seed)
+    result["seconds"] = time.monotonic() - started
+    write_atomic(marker, to_json(result, indent=1) + "\n")
+    say(f"{name}: {result['seconds']:.0f} s")
+    return result
+
+
+def _keep_other_demo_aside(folder: Path, config: DemoConfig, size: DemoSize) -> None:
+    """Stages of another seed or size are moved to <name>.old-1, ...: never mixed with these, never deleted."""
+    identity = {"seed": config.seed, "size": config.size, "fingerprint": sha256_json(asdict(size))}
+    file = folder / "demo.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != identity:
+        old = next(path for n in range(1, 10_000) if not (path := folder.with_name(f"{folder.name}.old-{n}")).exists())
+        old.mkdir()
+        for item in folder.iterdir():
+            if item.name != "demo.lock":
+                shutil.move(item, old / item.name)
+        say(f"`{folder}` held another seed, size or budget: moved to `{old}`")
+    write_atomic(file, to_json(identity) + "\n")
+
+
+def _closing(folder: Path, summary: dict[str, Any], gates: list[Gate]) -> str:
+    seconds = summary["seconds"]
+    rows = [
+        {"gate": gate.name, "held": "yes" if gate.passed else "NO", "found": gate.found, "bound": gate.bound}
+        for gate in gates
+    ]
+    return "\n".join(
+        [
+            stages.results_table(summary),
+            table(rows, title="gates") if rows else "",
+            f"{sum(seconds.values()) / 60:.1f} minutes; labelers are simulated; report: {folder / 'report.html'}",
+            f"talk to it: wuya chat {folder / 'ppo_ptx'}",
+        ]
+    )
+
+
+__all__ = ["DemoConfig", "run", "to_dict"]

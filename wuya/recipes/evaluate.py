@@ -1,0 +1,377 @@
+"""How good is each stage? The same prompts to every checkpoint; labelers and outside judges compare the answers.
+
+    wuya evaluate --sft runs/sft --policies '{ppo: runs/ppo}' --prompts final.jsonl --texts test.txt \
+                  --labelers labelers.json --reward_model runs/reward --out runs/evaluation
+
+Reads prompts (JSONL), held-out documents (text) and checkpoints; writes evaluation.json, answers.jsonl and report.html.
+One answer a prompt at temperature 1, a tie counts half, intervals resample prompts (InstructGPT section 4.1). Without
+labelers the reward model votes, and every table says that this is the proxy and not people.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from wuya.config import require_positive
+from wuya.console import Progress, say, table
+from wuya.data.corpus import CorpusSource, read_documents
+from wuya.data.formats import read_demonstrations, read_prompts
+from wuya.errors import ConfigError
+from wuya.evals.answers import Answers, chat_answers, chat_samples, transcript_answers
+from wuya.evals.bootstrap import mean_interval
+from wuya.evals.diversity import diversity
+from wuya.evals.evaluation_report import write_evaluation_report
+from wuya.evals.helpful import Judge, win_rate
+from wuya.evals.likelihood import alignment_tax, bits_per_byte, kl_divergence, score_completions, score_texts
+from wuya.evals.real_turn import RealTurnJudge
+from wuya.feedback.simulated import Labelers
+from wuya.files import BadRows, make_folder, to_json, write_atomic
+from wuya.inference.rewards import load_reward
+from wuya.inference.rollouts import Score
+from wuya.models.checkpoint import describe_parent, load_checkpoint
+from wuya.models.gpt import GPT
+from wuya.records import Candidate, Demonstration, Prompt
+from wuya.tokenizer.bpe import Tokenizer
+from wuya.tokenizer.chat_format import encode_prompt
+from wuya.training.distributed import resolve_device, resolve_dtype
+
+NUM_SHOTS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig:
+    """Compare checkpoints on the same prompts."""
+
+    out: Path
+    """Folder for evaluation.json, answers.jsonl and report.html."""
+    sft: Path
+    """The baseline all others are compared with, and the reference KL is measured against: the SFT checkpoint."""
+    prompts: Path
+    """Held-out prompts, JSONL; nothing was trained or tuned on them."""
+    policies: dict[str, Path] = field(default_factory=dict)
+    """Name -> checkpoint of each policy to compare with the SFT model."""
+    base: Path | None = None
+    """Pre-trained checkpoint, asked in the transcript form it was trained on, alone and with examples."""
+    shots: Path | None = None
+    """Demonstrations (JSONL) whose first rows are the examples of few-shot base. Needed with `base`."""
+    texts: Path | None = None
+    """Held-out raw documents for bits per byte and the alignment tax."""
+    tax_only: dict[str, Path] = field(default_factory=dict)
+    """Name -> checkpoint of which only the tax is measured."""
+    labelers: Path | None = None
+    """Simulated labelers (JSON); the held-out ones vote. Without, the reward model votes."""
+    reward_model: str = ""
+    """Reward for best-of-n and proxy scores: a checkpoint or `my.py:fn`."""
+    best_of: int = 4
+    """n of best-of-n from the SFT model with `reward_model`: the baseline without training."""
+    judge: Path | None = None
+    """A language model that never saw PPO: its bits per byte of the answers, and states for a classifier of real turns."""
+    judge_turns: Path | None = None
+    """Real human replies (demonstrations, JSONL) on which the classifier of real turns is trained. Needed with `judge`."""
+    num_prompts: int = 600
+    """Prompts used, from the top of the file."""
+    num_texts: int = 200
+    """Documents used, from the top of the file."""
+    max_tokens: int = 32
+    """Longest answer, its end token included."""
+    seed: int = 0
+    """Of the sampled answers."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Of weights and arithmetic."""
+    json: bool = False
+    """Print evaluation.json to stdout instead of a table."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "num_prompts", "num_texts", "max_tokens", "best_of")
+        if self.base is not None and self.shots is None:
+            raise ConfigError("`base` is also asked few-shot, so it needs `shots`", hint="--shots demonstrations.jsonl")
+        if self.judge is not None and self.judge_turns is None:
+            raise ConfigError(
+                "`judge` needs `judge_turns`, real replies to learn from", hint="--judge_turns turns.jsonl"
+            )
+        if self.labelers is None and not self.reward_model:
+            raise ConfigError("nobody to vote", hint="give --labelers labelers.json or --reward_model runs/reward")
+
+
+def run(config: EvaluateConfig) -> Path:
+    """Returns the path of evaluation.json."""
+    make_folder(config.out)
+    models, tokenizer = _load_models(config)
+    prompts = _read_prompts(config)
+    # 1. Everyone answers the same prompts once; the SFT model `best_of` times more for the baseline without training
+    answers = _sample_answers(config, models, tokenizer, prompts)
+    score = load_reward(config.reward_model, tokenizer) if config.reward_model else None
+    if score is not None and config.best_of > 1:
+        answers["best_of_n"] = _best_of_n(config, models["sft"], tokenizer, prompts, score)
+    proxy = {name: _proxy_scores(score, tokenizer, prompts, a) for name, a in answers.items()} if score else {}
+    _write_answers(config.out / "answers.jsonl", prompts, answers, proxy)
+    # 2. Who is preferred, by people who did not train the reward model
+    labelers = Labelers.load(config.labelers) if config.labelers else None
+    report: dict[str, Any] = {
+        "seed": config.seed,
+        "num_prompts": len(prompts),
+        "votes_by": "held-out simulated labelers" if labelers else "the reward model (a proxy, not people)",
+        "checkpoints": {name: describe_parent(path) for name, path in _checkpoints(config).items()},
+        "win_rate": _win_rates(config, prompts, answers, labelers, proxy),
+        # 3. What it cost: distance from the reference, loss on raw text, variety
+        "kl": _kl(config, models, answers),
+        **_raw_text_losses(config, models, tokenizer),
+        "diversity": {name: diversity([c.text for c in a.candidates]).to_dict() for name, a in answers.items()},
+        "finished": {name: sum(c.finished for c in a.candidates) / len(prompts) for name, a in answers.items()},
+        "scores": _mean_scores(prompts, answers, labelers, proxy),
+        # 4. Judges that saw no ranking
+        "outside_judges": _outside_judges(config, tokenizer, prompts, answers),
+    }
+    path = config.out / "evaluation.json"
+    write_atomic(path, to_json(report, indent=1) + "\n")
+    write_evaluation_report(config.out / "report.html", report, config.out / "answers.jsonl")
+    print(to_json(report) if config.json else evaluation_table(report))  # noqa: T201
+    return path
+
+
+def evaluation_table(report: Mapping[str, Any]) -> str:
+    """The figures people ask for first, one row a model."""
+    rows = []
+    for name, variety in report["diversity"].items():
+        rate = report["win_rate"].get(f"{name}_vs_sft")
+        kl = report["kl"].get(name)
+        bits = report["bits_per_byte"].get(name)
+        rows.append(
+            {
+                "model": name,
+                "preferred to sft": f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "",
+                "KL/response": f"{kl['per_response']:.2f}" if kl else "",
+                "bits/byte": f"{bits['mean']:.3f}" if bits else "",
+                "distinct-2": f"{variety['distinct_2']:.2f}",
+                "words": f"{variety['median_words']:.0f}",
+                "finished": f"{report['finished'][name]:.0%}",
+            }
+        )
+    return table(rows, title=f"{report['num_prompts']} prompts, votes by {report['votes_by']}")
+
+
+# -- 1. answers --------------------------------------------------------------------------------------------------------
+
+
+def _checkpoints(config: EvaluateConfig) -> dict[str, Path]:
+    base = {"base": config.base} if config.base is not None else {}
+    return {**base, "sft": config.sft, **config.policies, **config.tax_only}
+
+
+def _load_models(config: EvaluateConfig) -> tuple[dict[str, GPT], Tokenizer]:
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    loaded = {n: load_checkpoint(p, device=device, dtype=dtype) for n, p in _checkpoints(config).items()}
+    return {name: model.eval() for name, (model, _) in loaded.items()}, loaded["sft"][1]
+
+
+def _read_prompts(config: EvaluateConfig) -> list[Prompt]:
+    bad = BadRows()
+    prompts = list(islice(read_prompts(config.prompts, bad), config.num_prompts))
+    if bad.count:
+        say(bad.summary())
+    if len(prompts) < config.num_prompts:
+        say(f"only {len(prompts)} prompts in {config.prompts}, {config.num_prompts} wanted")
+    return prompts
+
+
+def _sample_answers(
+    config: EvaluateConfig, models: Mapping[str, GPT], tokenizer: Tokenizer, prompts: Sequence[Prompt]
+) -> dict[str, Answers]:
+    answers: dict[str, Answers] = {}
+    forms = (["base", "fewshot_base"] if config.base else []) + ["sft", *config.policies]
+    with Progress(len(forms) * len(prompts), "answers", unit="answer") as progress:
+        for name in forms:
+            if name.endswith("base"):
+                shots = _shots(config) if name == "fewshot_base" else []
+                answers[name] = transcript_answers(
+                    name,
+                    models["base"],
+                    tokenizer,
+                    prompts,
+                    max_tokens=config.max_tokens,
+                    seed=config.seed,
+                    examples=shots,
+                )
+            else:
+                answers[name] = chat_answers(
+                    name, models[name], tokenizer, prompts, max_tokens=config.max_tokens, seed=config.seed
+                )
+            progress.update(len(prompts))
+    return answers
+
+
+def _shots(config: EvaluateConfig) -> list[Demonstration]:
+    """The examples of few-shot base: the first demonstrations, the same for every prompt."""
+    assert config.shots is not None
+    return list(islice(read_demonstrations(config.shots, BadRows()), NUM_SHOTS))
+
+
+def _best_of_n(
+    config: EvaluateConfig, sft: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], score: Score
+) -> Answers:
+    samples = chat_samples(
+        "best_of_n", sft, tokenizer, prompts,
+        num_samples=config.best_of, max_tokens=config.max_tokens, seed=config.seed + 1,
+    )  # fmt: skip
+    scores_KB = torch.stack([_proxy_scores(score, tokenizer, prompts, answers) for answers in samples])
+    best_B = scores_KB.argmax(dim=0).tolist()
+    return Answers("best_of_n", [samples[k].candidates[i] for i, k in enumerate(best_B)], samples[0].prompt_ids)
+
+
+def _proxy_scores(score: Score, tokenizer: Tokenizer, prompts: Sequence[Prompt], answers: Answers) -> torch.Tensor:
+    """Reward of each answer as the chat it would be; transcript answers are encoded anew in the chat format."""
+    prompt_ids = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
+    return score(prompt_ids, [_chat_completion(tokenizer, c, answers) for c in answers.candidates])
+
+
+def _chat_completion(tokenizer: Tokenizer, candidate: Candidate, answers: Answers) -> list[int]:
+    if not answers.name.endswith("base"):
+        return list(candidate.token_ids)
+    return [*tokenizer.encode(candidate.text), *([tokenizer.eos_id] if candidate.finished else [])]
+
+
+def _write_answers(
+    path: Path, prompts: Sequence[Prompt], answers: Mapping[str, Answers], proxy: Mapping[str, torch.Tensor]
+) -> None:
+    rows = [
+        {
+            "id": prompt.id,
+            "prompt": [{"role": m.role, "content": m.content} for m in prompt.messages],
+            "answers": {name: a.candidates[i].text for name, a in answers.items()},
+            "scores": {name: round(float(scores[i]), 3) for name, scores in proxy.items()},
+        }
+        for i, prompt in enumerate(prompts)
+    ]
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+# -- 2. votes ----------------------------------------------------------------------------------------------------------
+
+
+def _win_rates(
+    config: EvaluateConfig,
+    prompts: Sequence[Prompt],
+    answers: Mapping[str, Answers],
+    labelers: Labelers | None,
+    proxy: Mapping[str, torch.Tensor],
+) -> dict[str, Any]:
+    def rate(name: str, other: str) -> dict[str, float | int]:
+        if labelers is not None:
+            judges: list[Judge] = [labeler.prefer for labeler in labelers.held_out]
+            return win_rate(prompts, answers[name].candidates, answers[other].candidates, judges).to_dict()
+        difference_B = proxy[name] - proxy[other]
+        return mean_interval(((difference_B.sign() + 1) / 2).tolist()).to_dict()
+
+    rates = {f"sft_vs_{name}": rate("sft", name) for name in ("base", "fewshot_base") if name in answers}
+    rates |= {f"{name}_vs_sft": rate(name, "sft") for name in config.policies}
+    if "best_of_n" in answers:
+        rates[f"best_of_{config.best_of}_vs_sft"] = rate("best_of_n", "sft")
+    return rates
+
+
+def _mean_scores(
+    prompts: Sequence[Prompt],
+    answers: Mapping[str, Answers],
+    labelers: Labelers | None,
+    proxy: Mapping[str, torch.Tensor],
+) -> dict[str, Any]:
+    """Gold (noiseless shared utility, which no model ever sees) beside proxy (reward model), a mean per model."""
+    scores: dict[str, Any] = {name: {"proxy": float(values.mean())} for name, values in proxy.items()}
+    if labelers is not None:
+        for name, a in answers.items():
+            gold = [labelers.shared_utility(p, c) for p, c in zip(prompts, a.candidates, strict=True)]
+            scores.setdefault(name, {})["gold"] = sum(gold) / len(gold)
+    return scores
+
+
+# -- 3. costs ----------------------------------------------------------------------------------------------------------
+
+
+def _kl(config: EvaluateConfig, models: Mapping[str, GPT], answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """KL(policy || SFT) in nats of exactly the weights evaluated here, on their own answers."""
+    rows = {}
+    for name in config.policies:
+        completions = [candidate.token_ids for candidate in answers[name].candidates]
+        kl = kl_divergence(models[name], models["sft"], answers[name].prompt_ids, completions)
+        rows[name] = {
+            "per_response": kl.per_response.mean,
+            "per_response_low": kl.per_response.low,
+            "per_response_high": kl.per_response.high,
+            "per_token": kl.per_token.mean,
+        }
+    if "best_of_n" in answers:  # analytic (spec section 7.9)
+        n = config.best_of
+        rows["best_of_n"] = {"per_response": math.log(n) - (n - 1) / n, "per_token": float("nan")}
+    return rows
+
+
+def _raw_text_losses(config: EvaluateConfig, models: Mapping[str, GPT], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Bits per byte of every model on the same raw documents, and each policy's excess over SFT, paired by document."""
+    if config.texts is None:
+        return {"bits_per_byte": {}, "tax": {}}
+    documents = read_documents(CorpusSource(name="texts", path=str(config.texts)), BadRows())
+    texts = [document.text for document in islice(documents, config.num_texts)]
+    context_length = models["sft"].config.context_length
+    with Progress(len(models), "bits per byte", unit="model") as progress:
+        scores = {}
+        for name, model in models.items():
+            scores[name] = score_texts(model, tokenizer, texts, context_length=context_length)
+            progress.update(1)
+    return {
+        "bits_per_byte": {name: bits_per_byte(rows).to_dict() for name, rows in scores.items()},
+        "tax": {
+            name: alignment_tax(scores[name], scores["sft"]).to_dict() for name in (*config.policies, *config.tax_only)
+        },
+    }
+
+
+# -- 4. outside judges -------------------------------------------------------------------------------------------------
+
+
+def _outside_judges(
+    config: EvaluateConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt], answers: Mapping[str, Answers]
+) -> dict[str, Any]:
+    """Two judges that saw no ranking; a positive difference from SFT, paired by prompt, is worse."""
+    if config.judge is None or config.judge_turns is None:
+        return {}
+    judge, _ = load_checkpoint(config.judge, device=resolve_device(config.device))
+    turns = list(islice(read_demonstrations(config.judge_turns, BadRows()), 1_500))
+    end = [tokenizer.eos_id]
+    real_turn = RealTurnJudge(judge.eval()).fit(
+        [encode_prompt(tokenizer, turn.prompt.messages) for turn in turns],
+        [tokenizer.encode(turn.completion)[: config.max_tokens - 1] + end for turn in turns],
+        seed=config.seed,
+    )
+    prompt_ids = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
+    bits: dict[str, list[float]] = {}
+    probability: dict[str, list[float]] = {}
+    for name, a in answers.items():
+        completions = [_chat_completion(tokenizer, candidate, a) or end for candidate in a.candidates]
+        scores = score_completions(judge, tokenizer, prompt_ids, completions)
+        bits[name] = [s.nats / math.log(2) / max(s.num_bytes, 1) for s in scores]
+        probability[name] = real_turn.probabilities(prompt_ids, completions).tolist()
+    result: dict[str, Any] = {
+        "real_turn_auc": real_turn.auc,
+        "bits_per_byte": {name: mean_interval(values).to_dict() for name, values in bits.items()},
+        "real_turn": {name: mean_interval(values).to_dict() for name, values in probability.items()},
+    }
+    for name in config.policies:
+        worse = {
+            "bits per byte of the answers": _paired(bits[name], bits["sft"]),
+            "probability of being the real turn": _paired(probability["sft"], probability[name]),
+        }
+        result[f"{name}_worse_than_sft"] = worse
+    return result
+
+
+def _paired(values: Sequence[float], others: Sequence[float]) -> dict[str, float | int]:
+    return mean_interval([a - b for a, b in zip(values, others, strict=True)]).to_dict()

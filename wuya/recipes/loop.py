@@ -1,0 +1,277 @@
+"""Rounds: steps 2 and 3 again and again, on the current policy (InstructGPT, section 3.1: "iterated continuously").
+
+    wuya loop --sft runs/sft --prompts prompts.jsonl --demonstrations demos.jsonl --labelers labelers.json \\
+              --rounds 3 --out runs/loop
+
+A round: K answers of the current policy to fresh prompts -> rankings -> a reward model on the rankings of all rounds
+so far -> PPO -> evaluation -> registered with its parents. Each arrow is a file or the feedback store, so any of them
+can be looked at, and the same command goes on where it stopped. Without simulated labelers the round queues its answers and
+waits for people: rank them (`wuya label`), then run the command again.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from wuya.config import require_positive, with_overrides
+from wuya.console import heading, say, table
+from wuya.data.formats import read_prompts, write_prompts
+from wuya.errors import DataError
+from wuya.feedback.reading import Selection
+from wuya.feedback.store import FeedbackStore
+from wuya.files import FileLock, default_workspace, make_folder, to_json, write_atomic
+from wuya.models.checkpoint import describe_parent, resolve_checkpoint
+from wuya.recipes import evaluate, label, ppo, reward_model, sample_completions
+from wuya.recipes.evaluate import EvaluateConfig
+from wuya.recipes.label import LabelConfig
+from wuya.recipes.ppo import PPOConfig
+from wuya.recipes.reward_model import RewardModelConfig
+from wuya.recipes.sample_completions import SampleConfig
+
+PROJECT = "loop"
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopConfig:
+    """Repeat sampling, ranking, reward model and PPO on the current policy."""
+
+    sft: Path
+    """SFT checkpoint: round 1 samples from it, PPO's reference in every round."""
+    prompts: Path
+    """JSONL of training prompts. Each round takes the next `prompts_per_round` for ranking; PPO uses the rest."""
+    demonstrations: Path
+    """JSONL of demonstrations; the reward model is shifted so that they score 0 on average."""
+    out: Path
+    """Folder of the loop: round_01/, round_02/, ... and rounds.json."""
+    evaluation_prompts: Path | None = None
+    """Held-out prompts on which each round's policy is compared with the SFT model."""
+    rounds: int = 3
+    """Rounds in all; a larger number later goes on from the last."""
+    prompts_per_round: int = 500
+    """Prompts whose answers are ranked in a round."""
+    k: int = 6
+    """Answers a prompt. Paper: 4 to 9."""
+    max_tokens: int = 256
+    """Longest answer."""
+    start_from: Literal["sft", "last"] = "sft"
+    """Where each round's PPO starts: the SFT model as in the paper, or the last round's policy."""
+    labelers: Path | None = None
+    """Simulated labelers (JSON). Without, the round waits until people have ranked its answers."""
+    database: str = field(default_factory=lambda: str(default_workspace() / "wuya.db"))
+    """Feedback store: path of an SQLite file, or a database URL."""
+    reward_model: dict[str, Value] = field(default_factory=dict)
+    """Settings of `wuya reward` for every round, by name."""
+    ppo: dict[str, Value] = field(default_factory=dict)
+    """Settings of `wuya ppo` for every round, by name."""
+    seed: int = 0
+    """Round r uses seed + r."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of matrix products; auto is bfloat16 where the hardware has it."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "rounds", "prompts_per_round", "max_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One turn of the loop and the policy it starts with."""
+
+    number: int
+    folder: Path
+    policy: Path
+    """What answers the prompts: the SFT model, then the last round's policy."""
+
+
+def run(config: LoopConfig) -> Path:
+    """Returns the path of rounds.json; stops early, saying how to go on, while a round waits for people."""
+    make_folder(config.out)
+    path = config.out / "rounds.json"
+    rows: list[dict[str, Any]] = []
+    policy = config.sft
+    with FileLock(config.out / "loop.lock"), FeedbackStore(config.database) as store:
+        for number in range(1, config.rounds + 1):
+            heading(f"round {number} of {config.rounds}")
+            turn = Round(number, make_folder(config.out / f"round_{number:02d}"), policy)
+            sample_answers(turn, config)
+            if not ranked(turn, config, store):
+                break
+            rankings = freeze_rankings(turn, config, store)
+            train_reward_model(turn, config, rankings)
+            policy = improve_policy(turn, config)
+            rows.append({"round": number, "policy": str(policy), **compare(turn, config, policy)})
+            register(turn, config, store, rankings, policy)
+            write_atomic(path, to_json(rows, indent=1) + "\n")
+    if rows:
+        say(table([_shown(row) for row in rows], title="rounds against the SFT model"))
+    return path
+
+
+def sample_answers(turn: Round, config: LoopConfig) -> None:
+    """Step 2a: K answers of the current policy to this round's prompts."""
+    start = (turn.number - 1) * config.prompts_per_round
+    prompts = list(islice(read_prompts(config.prompts), start, start + config.prompts_per_round))
+    rest = list(islice(read_prompts(config.prompts), config.rounds * config.prompts_per_round, None))
+    if not prompts or not rest:
+        raise DataError(
+            f"`{config.prompts}` has too few prompts for {config.rounds} rounds of {config.prompts_per_round} and PPO",
+            hint="add prompts, or lower `--prompts_per_round`",
+        )
+    write_prompts(turn.folder / "prompts.jsonl", prompts)
+    write_prompts(turn.folder / "ppo_prompts.jsonl", rest)
+    out = turn.folder / "samples"
+    if (out / "completions.jsonl").exists():
+        return
+    sample_completions.run(
+        SampleConfig(
+            checkpoint=turn.policy,
+            prompts=turn.folder / "prompts.jsonl",
+            out=out,
+            k=config.k,
+            max_tokens=config.max_tokens,
+            round=turn.number,
+            resume=out.exists(),
+            seed=config.seed + turn.number,
+            device=config.device,
+            dtype=config.dtype,
+        )
+    )
+
+
+def ranked(turn: Round, config: LoopConfig, store: FeedbackStore) -> bool:
+    """Step 2b: the answers are in the store, and every one of them is ranked; False while people are at it."""
+    completions = turn.folder / "samples" / "completions.jsonl"
+    if config.labelers is not None:
+        label.run(
+            LabelConfig(
+                labeler="simulated",
+                candidates=completions,
+                database=config.database,
+                project=PROJECT,
+                round=turn.number,
+                labelers=config.labelers,
+                out=turn.folder / "rankings",
+            )
+        )
+        return True
+    store.queue_tasks(sample_completions.read_completions(completions), project=PROJECT, round=turn.number)
+    waiting = sum(1 for _ in store.open_answers(project=PROJECT, round=turn.number))
+    if waiting:
+        say(
+            f"round {turn.number} waits for people: {waiting} prompts to rank. Rank them:\n\n"
+            f"  wuya label --database {config.database} --project {PROJECT} --round {turn.number}\n\n"
+            "then run this command again"
+        )
+    return not waiting
+
+
+def freeze_rankings(turn: Round, config: LoopConfig, store: FeedbackStore) -> Path:
+    """The rankings of this and all earlier rounds as one frozen, hashed file: what the reward model learns from."""
+    selection = Selection(project=PROJECT, rounds=tuple(range(1, turn.number + 1)))
+    return store.export_snapshot("rm_rankings", turn.folder / "snapshot", selection=selection).path
+
+
+def train_reward_model(turn: Round, config: LoopConfig, rankings: Path) -> None:
+    """Step 2c: from the SFT model, on the rankings of all rounds."""
+    out = turn.folder / "reward"
+    settings = RewardModelConfig(
+        model=config.sft,
+        rankings=rankings,
+        demonstrations=config.demonstrations,
+        out=out,
+        resume=out.exists(),
+        seed=config.seed + turn.number,
+        device=config.device,
+        dtype=config.dtype,
+    )
+    _once(out, lambda: reward_model.run(with_overrides(settings, config.reward_model)))
+
+
+def improve_policy(turn: Round, config: LoopConfig) -> Path:
+    """Step 3: PPO against this round's reward model."""
+    out = turn.folder / "ppo"
+    settings = PPOConfig(
+        policy=turn.policy if config.start_from == "last" else config.sft,
+        reward=str(turn.folder / "reward"),
+        prompts=turn.folder / "ppo_prompts.jsonl",
+        out=out,
+        max_tokens=config.max_tokens,
+        resume=out.exists(),
+        seed=config.seed + turn.number,
+        device=config.device,
+        dtype=config.dtype,
+    )
+    _once(out, lambda: ppo.run(with_overrides(settings, config.ppo)))
+    return out
+
+
+def compare(turn: Round, config: LoopConfig, policy: Path) -> dict[str, Any]:
+    """The round's policy against the SFT model on held-out prompts."""
+    if config.evaluation_prompts is None:
+        return {}
+    out = turn.folder / "evaluation"
+    if not (out / "evaluation.json").exists():
+        evaluate.run(
+            EvaluateConfig(
+                out=out,
+                sft=config.sft,
+                policies={"policy": policy},
+                prompts=config.evaluation_prompts,
+                labelers=config.labelers,
+                reward_model=str(turn.folder / "reward"),
+                best_of=1,
+                max_tokens=config.max_tokens,
+                seed=config.seed + turn.number,
+                device=config.device,
+            )
+        )
+    report = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    return {
+        "win_rate": report["win_rate"]["policy_vs_sft"],
+        "kl": report["kl"]["policy"]["per_response"],
+        "votes_by": report["votes_by"],
+    }
+
+
+def register(turn: Round, config: LoopConfig, store: FeedbackStore, rankings: Path, policy: Path) -> None:
+    """Write down where the round's reward model and policy come from."""
+    reward = turn.folder / "reward"
+    parents: Sequence[tuple[str, Path, str]] = (("rm", reward, str(config.sft)), ("policy", policy, str(turn.policy)))
+    for kind, folder, parent in parents:
+        store.register_model(
+            str(folder),
+            kind=kind,
+            path=resolve_checkpoint(folder),
+            parent=parent,
+            reward_model=str(reward) if kind == "policy" else "",
+            run=str(rankings),
+            round=turn.number,
+            sha256=describe_parent(folder)["sha256"],
+        )
+
+
+def _once(out: Path, train: Callable[[], object]) -> None:
+    """Train unless `out` is finished; the run resumes by itself when it was cut off."""
+    marker = out / "finished"
+    if not marker.exists():
+        train()
+        write_atomic(marker, "")
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, object]:
+    rate = row.get("win_rate")
+    return {
+        "round": row["round"],
+        "preferred to sft": f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "",
+        "KL/response": f"{row['kl']:.2f}" if "kl" in row else "",
+        "votes by": row.get("votes_by", ""),
+        "policy": row["policy"],
+    }
+
+
+
