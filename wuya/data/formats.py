@@ -177,6 +177,9 @@ def _read(
         except BadRowError as reason:
             problems.add(path, line, str(reason))
             continue
+        except KeyError as missing:  # a row of another format than the file's first
+            problems.add(path, line, f"the key {missing} is missing (format: {format})")
+            continue
         good += 1
         yield parsed
     if not good and format is None and first_keys:

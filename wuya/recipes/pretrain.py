@@ -62,8 +62,9 @@ class PretrainConfig:
     """Tokens of a training window, and of the new model's context."""
     batch_size: int = 16
     """Windows per update, summed over all ranks."""
-    microbatch_size: int = 16
-    """Windows in one forward and backward pass of a rank; smaller needs less memory, the numbers stay the same."""
+    microbatch_size: int = 8
+    """Windows in one forward and backward pass of a rank; smaller needs less memory, the numbers stay the same to
+    rounding. n processes give the bits of one if this is at most batch_size / n."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon`: Muon for the matrices in the blocks, AdamW for the rest. `adamw`: AdamW for all, as GPT-3."""
     learning_rate: float = 0.02

@@ -62,11 +62,12 @@ def figure(name: str, steps: Sequence[int], values: Sequence[float]) -> str:
 
 def line_plot(title: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str = "step") -> bytes:
     """An SVG of named curves. Uses matplotlib's object interface: no global state, no display."""
+    from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(4.4, 2.6), layout="constrained")
-    axes = drawing.add_subplot()
+    drawing = Figure(figsize=(4.4, 2.6))
+    axes = drawing.add_axes((0.13, 0.18, 0.84, 0.7))  # by hand: a layout engine takes five times the time
     for label, (xs, ys) in series.items():
         axes.plot(xs, ys, linewidth=1.2, label=label or None)
     axes.set_title(title, fontsize=9)
@@ -76,7 +77,8 @@ def line_plot(title: str, series: Mapping[str, tuple[Sequence[float], Sequence[f
     if any(series):
         axes.legend(fontsize=7)
     buffer = io.BytesIO()
-    FigureCanvasSVG(drawing).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "wuya"}):  # text as text, the same file every time
+        FigureCanvasSVG(drawing).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
