@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -151,11 +150,8 @@ def test_answers_to_rank(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["hh-rlhf/dev.jsonl.gz", "zh/oasst_rankings.jsonl.gz"])
-def test_real_comparisons_go_through_the_store(name: str, tmp_path: Path) -> None:
-    folder = os.environ.get("WUYA_TEST_DATA")
-    if not folder:
-        pytest.skip("WUYA_TEST_DATA is not set")
-    with gzip.open(Path(folder) / name, "rt", encoding="utf-8") as lines:
+def test_real_comparisons_go_through_the_store(name: str, tmp_path: Path, test_data: Path) -> None:
+    with gzip.open(test_data / name, "rt", encoding="utf-8") as lines:
         (tmp_path / "rows.jsonl").write_text("".join(islice(lines, 100)), encoding="utf-8")
     rankings = list(import_rankings(tmp_path / "rows.jsonl", BadRows()))
     assert len(rankings) >= 90

@@ -279,6 +279,14 @@ def test_priority_goes_first_and_projects_are_apart(store: FeedbackStore) -> Non
     assert claimed(store, project="other").prompt.id == "p0"
 
 
+def test_a_round_can_be_claimed_alone(store: FeedbackStore) -> None:
+    store.queue_tasks([(prompt("old"), candidates())], priority=9)
+    store.queue_tasks([(prompt("new"), candidates())], round=1)
+    assert claimed(store, round=1).prompt.id == "new"
+    assert store.claim("bob", round=2) is None
+    assert claimed(store, "bob").prompt.id == "old"
+
+
 def test_project_settings_are_kept(store: FeedbackStore) -> None:
     store.add_project("pairs", guide_md="Be fair.", overlap=3, lease_minutes=5)
     store.queue_tasks([(prompt(), candidates())], project="pairs")

@@ -164,6 +164,10 @@ def _database_errors(url: URL) -> Iterator[None]:
             raise RunError(
                 f"can't write `{_shown(url)}`", found=reason, hint="free some space and try again"
             ) from error
+        if "NUL" in reason:
+            raise DataError(
+                "PostgreSQL can't keep a text with a NUL character", found=reason.splitlines()[0]
+            ) from error
         if isinstance(error, OperationalError) and url.get_backend_name() == "postgresql":
             raise RunError(f"can't reach the database {_shown(url)}", found=reason.splitlines()[0]) from error
         raise

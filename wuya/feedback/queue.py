@@ -50,14 +50,19 @@ class LabelingTask:
         return dict(zip(self.candidate_ids, ranks, strict=True))
 
 
-def claim(connection: Connection, project: Project, user: str, *, at: datetime) -> LabelingTask | None:
-    """The person's task in hand, or the next one of the queue; None if there is none for them."""
+def claim(
+    connection: Connection, project: Project, user: str, *, at: datetime, round: int | None = None
+) -> LabelingTask | None:
+    """The person's task in hand, or the next one of the queue (of one round only, if given); None if there is none."""
     expire(connection, project, at=at)
+    wanted = LabelTask.project_id == project.id
+    if round is not None:
+        wanted &= LabelTask.round == round
     in_hand = connection.execute(
         select(Assignment.id)
         .join(LabelTask, LabelTask.id == Assignment.task_id)
         .where(Assignment.user_id == user, Assignment.state.in_(("assigned", "drafting")))
-        .where(LabelTask.project_id == project.id)
+        .where(wanted)
     ).scalar()
     until = at + timedelta(minutes=project.lease_minutes)
     if in_hand:
@@ -68,7 +73,7 @@ def claim(connection: Connection, project: Project, user: str, *, at: datetime) 
     )
     task = connection.execute(
         select(LabelTask.id)
-        .where(LabelTask.project_id == project.id, LabelTask.state == "open", ~touched)
+        .where(wanted, LabelTask.state == "open", ~touched)
         .where(LabelTask.n_active + LabelTask.n_submitted < LabelTask.target)
         .order_by((LabelTask.n_submitted > 0).desc(), LabelTask.priority.desc(), LabelTask.shuffle_key)
         .limit(1)

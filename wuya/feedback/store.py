@@ -197,11 +197,13 @@ class FeedbackStore:
                 count += len(ensure_tasks(connection, found, chunk, round=round, target=target, priority=priority))
         return count
 
-    def claim(self, labeler: str, *, project: str = DEFAULT_PROJECT, at: datetime | None = None) -> LabelingTask | None:
+    def claim(
+        self, labeler: str, *, project: str = DEFAULT_PROJECT, round: int | None = None, at: datetime | None = None
+    ) -> LabelingTask | None:
         """The labeler's task in hand, or the next in the queue; None when there is none for them."""
         with writing(self._engine) as connection:
             user = ensure_users(connection, [labeler])[labeler]
-            return queue.claim(connection, ensure_project(connection, project), user, at=at or now())
+            return queue.claim(connection, ensure_project(connection, project), user, at=at or now(), round=round)
 
     def skip(self, assignment_id: str, reason: str = "") -> None:
         """Give a claimed task back for good."""

@@ -78,8 +78,8 @@ def _id() -> Mapped[str]:
     return mapped_column(_ID, primary_key=True, default=uuid7)
 
 
-def _reference(target: str, *, on_delete: str = "CASCADE", nullable: bool = False) -> Mapped[Any]:
-    return mapped_column(_ID, ForeignKey(target, ondelete=on_delete), index=True, nullable=nullable)
+def _reference(target: str, *, on_delete: str = "CASCADE", nullable: bool = False, doc: str = "") -> Mapped[Any]:
+    return mapped_column(_ID, ForeignKey(target, ondelete=on_delete), index=True, nullable=nullable, doc=doc)
 
 
 class User(Base):
@@ -87,11 +87,11 @@ class User(Base):
 
     __tablename__ = "users"
     id: Mapped[str] = _id()
-    display_name: Mapped[str] = mapped_column(unique=True)
-    email_ci: Mapped[str | None] = mapped_column(unique=True)
-    role: Mapped[str] = mapped_column(default="labeler")
-    status: Mapped[str] = mapped_column(default="active")
-    is_simulated: Mapped[bool] = mapped_column(default=False)
+    display_name: Mapped[str] = mapped_column(unique=True, doc="the labeler's name in records")
+    email_ci: Mapped[str | None] = mapped_column(unique=True, doc="lower case")
+    role: Mapped[str] = mapped_column(default="labeler", doc="admin, lead, moderator, labeler, user")
+    status: Mapped[str] = mapped_column(default="active", doc="invited, active, suspended, deleted")
+    is_simulated: Mapped[bool] = mapped_column(default=False, doc="a program that plays a labeler")
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -101,14 +101,14 @@ class PromptRow(Base):
     __tablename__ = "prompts"
     id: Mapped[str] = _id()
     source: Mapped[str] = mapped_column(default="")
-    source_user_hash: Mapped[str] = mapped_column(default="", index=True)
-    kind: Mapped[str] = mapped_column(default="plain")
-    messages: Mapped[list[Any]]
+    source_user_hash: Mapped[str] = mapped_column(default="", index=True, doc="who wrote it; splits are by this")
+    kind: Mapped[str] = mapped_column(default="plain", doc="plain, few_shot, user_based")
+    messages: Mapped[list[Any]] = mapped_column(doc="[{role, content}, ...], ends where the assistant should answer")
     lang: Mapped[str | None]
     category: Mapped[str | None]
-    split: Mapped[str | None]
-    dedupe_key: Mapped[str] = mapped_column(String(64), index=True)
-    state: Mapped[str] = mapped_column(default="approved")
+    split: Mapped[str | None] = mapped_column(doc="train, val, test")
+    dedupe_key: Mapped[str] = mapped_column(String(64), index=True, doc="SHA-256 of the messages")
+    state: Mapped[str] = mapped_column(default="approved", doc="new, approved, rejected, retired")
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -118,15 +118,15 @@ class LabelProject(Base):
     __tablename__ = "label_projects"
     id: Mapped[str] = _id()
     name: Mapped[str] = mapped_column(unique=True)
-    type: Mapped[str] = mapped_column(default="ranking")
-    guide_md: Mapped[str] = mapped_column(Text, default="")
+    type: Mapped[str] = mapped_column(default="ranking", doc="ranking, demonstration, pairwise, metadata")
+    guide_md: Mapped[str] = mapped_column(Text, default="", doc="what labelers are told")
     guide_version: Mapped[int] = mapped_column(default=1)
-    label_schema: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    label_schema: Mapped[dict[str, Any]] = mapped_column(default=dict, doc="the questions about each answer")
     schema_version: Mapped[int] = mapped_column(default=1)
     k_min: Mapped[int] = mapped_column(default=2)
     k_max: Mapped[int] = mapped_column(default=9)
-    overlap: Mapped[int] = mapped_column(default=1)
-    lease_minutes: Mapped[int] = mapped_column(default=45)
+    overlap: Mapped[int] = mapped_column(default=1, doc="people per task")
+    lease_minutes: Mapped[int] = mapped_column(default=45, doc="how long a claimed task is kept for its labeler")
     state: Mapped[str] = mapped_column(default="open")
     lang: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -146,12 +146,14 @@ class RunRow(Base):
     __tablename__ = "runs"
     id: Mapped[str] = _id()
     name: Mapped[str] = mapped_column(unique=True)
-    stage: Mapped[str] = mapped_column(default="")
+    stage: Mapped[str] = mapped_column(default="", doc="the command")
     status: Mapped[str] = mapped_column(default="finished")
-    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict, doc="as in config.yaml")
     git_sha: Mapped[str] = mapped_column(default="")
     seed: Mapped[int | None]
-    data_export_id: Mapped[str | None] = _reference("exports.id", on_delete="SET NULL", nullable=True)
+    data_export_id: Mapped[str | None] = _reference(
+        "exports.id", on_delete="SET NULL", nullable=True, doc="the snapshot it read"
+    )
     started_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -160,17 +162,23 @@ class ModelVersion(Base):
 
     __tablename__ = "model_versions"
     id: Mapped[str] = _id()
-    name: Mapped[str] = mapped_column(unique=True)
-    kind: Mapped[str] = mapped_column(default="")
-    parent_id: Mapped[str | None] = _reference("model_versions.id", on_delete="SET NULL", nullable=True)
-    reward_model_id: Mapped[str | None] = _reference("model_versions.id", on_delete="SET NULL", nullable=True)
+    name: Mapped[str] = mapped_column(unique=True, doc="folder or alias, as in records")
+    kind: Mapped[str] = mapped_column(default="", doc="base, sft, rm, policy")
+    parent_id: Mapped[str | None] = _reference(
+        "model_versions.id", on_delete="SET NULL", nullable=True, doc="what it was trained from"
+    )
+    reward_model_id: Mapped[str | None] = _reference(
+        "model_versions.id", on_delete="SET NULL", nullable=True, doc="what its policy was trained against"
+    )
     run_id: Mapped[str | None] = _reference("runs.id", on_delete="SET NULL", nullable=True)
-    data_export_id: Mapped[str | None] = _reference("exports.id", on_delete="SET NULL", nullable=True)
+    data_export_id: Mapped[str | None] = _reference(
+        "exports.id", on_delete="SET NULL", nullable=True, doc="the snapshot it learned from"
+    )
     path: Mapped[str] = mapped_column(default="")
-    sha256: Mapped[str] = mapped_column(String(64), default="")
-    round: Mapped[int] = mapped_column(default=0)
-    eval: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    state: Mapped[str] = mapped_column(default="staged")
+    sha256: Mapped[str] = mapped_column(String(64), default="", doc="of model.safetensors")
+    round: Mapped[int] = mapped_column(default=0, doc="of the loop")
+    eval: Mapped[dict[str, Any]] = mapped_column(default=dict, doc="figures")
+    state: Mapped[str] = mapped_column(default="staged", doc="staged, live, retired")
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -183,17 +191,19 @@ class LabelTask(Base):
     project_id: Mapped[str] = _reference("label_projects.id")
     prompt_id: Mapped[str] = _reference("prompts.id")
     type: Mapped[str] = mapped_column(default="ranking")
-    state: Mapped[str] = mapped_column(default="open")
-    round: Mapped[int] = mapped_column(default=0)
-    priority: Mapped[int] = mapped_column(default=0)
-    target: Mapped[int] = mapped_column(default=1)
-    n_active: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(default="open", doc="open, complete, review, cancelled")
+    round: Mapped[int] = mapped_column(default=0, doc="of the loop, in which the answers were sampled")
+    priority: Mapped[int] = mapped_column(default=0, doc="higher goes first")
+    target: Mapped[int] = mapped_column(default=1, doc="people who shall submit")
+    n_active: Mapped[int] = mapped_column(default=0, doc="claims in hand")
     n_submitted: Mapped[int] = mapped_column(default=0)
     n_skipped: Mapped[int] = mapped_column(default=0)
     is_gold: Mapped[bool] = mapped_column(default=False)
-    gold: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    dedupe_key: Mapped[str] = mapped_column(String(64), unique=True)
-    shuffle_key: Mapped[float]
+    gold: Mapped[dict[str, Any] | None] = mapped_column(JSON, doc="the expected answer of a test task")
+    dedupe_key: Mapped[str] = mapped_column(
+        String(64), unique=True, doc="SHA-256 of project, round, prompt and answers"
+    )
+    shuffle_key: Mapped[float] = mapped_column(doc="order within a priority, in [0, 1)")
     created_at: Mapped[datetime] = mapped_column(default=now)
     completed_at: Mapped[datetime | None]
 
@@ -205,13 +215,13 @@ class TaskCandidate(Base):
     __table_args__ = (UniqueConstraint("task_id", "position"),)
     id: Mapped[str] = _id()
     task_id: Mapped[str] = _reference("label_tasks.id")
-    position: Mapped[int]
+    position: Mapped[int] = mapped_column(doc="as sampled, from 0; labelers see another order")
     text: Mapped[str] = mapped_column(Text)
     model_version_id: Mapped[str | None] = _reference("model_versions.id", on_delete="SET NULL", nullable=True)
     is_human: Mapped[bool] = mapped_column(default=False)
-    finished: Mapped[bool] = mapped_column(default=True)
-    token_ids: Mapped[list[Any]] = mapped_column(default=list)
-    sampling: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    finished: Mapped[bool] = mapped_column(default=True, doc="false if the token limit cut it")
+    token_ids: Mapped[list[Any]] = mapped_column(default=list, doc="as sampled, end token included")
+    sampling: Mapped[dict[str, Any]] = mapped_column(default=dict, doc="temperature")
 
 
 class Assignment(Base):
@@ -221,17 +231,19 @@ class Assignment(Base):
     __table_args__ = (UniqueConstraint("task_id", "user_id"), UniqueConstraint("task_id", "slot"))
     id: Mapped[str] = _id()
     task_id: Mapped[str] = _reference("label_tasks.id")
-    user_id: Mapped[str | None] = _reference("users.id", on_delete="SET NULL", nullable=True)
-    slot: Mapped[int | None]
-    state: Mapped[str] = mapped_column(default="assigned")
-    permutation: Mapped[list[Any]]
+    user_id: Mapped[str | None] = _reference(
+        "users.id", on_delete="SET NULL", nullable=True, doc="NULL once the person is deleted"
+    )
+    slot: Mapped[int | None] = mapped_column(doc="0 to target - 1; NULL when free again")
+    state: Mapped[str] = mapped_column(default="assigned", doc="assigned, drafting, submitted, expired, skipped")
+    permutation: Mapped[list[Any]] = mapped_column(doc="positions in the order shown")
     schema_version: Mapped[int] = mapped_column(default=1)
     guide_version: Mapped[int] = mapped_column(default=1)
     lease_until: Mapped[datetime | None]
-    draft: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    draft: Mapped[dict[str, Any] | None] = mapped_column(JSON, doc="what was filled in so far")
     draft_rev: Mapped[int] = mapped_column(default=0)
     started_at: Mapped[datetime] = mapped_column(default=now)
-    active_ms: Mapped[int | None]
+    active_ms: Mapped[int | None] = mapped_column(doc="time spent on it")
     submitted_at: Mapped[datetime | None]
     skip_reason: Mapped[str | None]
 
@@ -246,8 +258,8 @@ class DemonstrationRow(Base):
     prompt_id: Mapped[str] = _reference("prompts.id")
     completion: Mapped[str] = mapped_column(Text)
     completion_sha256: Mapped[str] = mapped_column(String(64))
-    author: Mapped[str] = mapped_column(default="")
-    state: Mapped[str] = mapped_column(default="accepted")
+    author: Mapped[str] = mapped_column(default="", doc="the labeler's name")
+    state: Mapped[str] = mapped_column(default="accepted", doc="submitted, accepted, rejected")
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -260,10 +272,12 @@ class RankingRow(Base):
         _ID, ForeignKey("assignments.id", ondelete="CASCADE"), unique=True, index=True
     )
     task_id: Mapped[str] = _reference("label_tasks.id")
-    cannot_rank: Mapped[bool] = mapped_column(default=False)
+    cannot_rank: Mapped[bool] = mapped_column(default=False, doc="the labeler says that no order is possible")
     comment: Mapped[str] = mapped_column(Text, default="")
-    source: Mapped[str] = mapped_column(default="ranking")
-    state: Mapped[str] = mapped_column(default="accepted")
+    source: Mapped[str] = mapped_column(default="ranking", doc="ranking, simulated, import")
+    state: Mapped[str] = mapped_column(
+        default="accepted", doc="submitted, accepted, rejected; training reads accepted ones"
+    )
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -275,7 +289,7 @@ class RankingItem(Base):
     candidate_id: Mapped[str] = mapped_column(
         _ID, ForeignKey("task_candidates.id", ondelete="CASCADE"), primary_key=True, index=True
     )
-    rank: Mapped[int]
+    rank: Mapped[int] = mapped_column(doc="dense, 1 is best, equal is a tie")
 
 
 class MetadataLabel(Base):
@@ -295,10 +309,10 @@ class MetadataLabel(Base):
     )
     id: Mapped[str] = _id()
     assignment_id: Mapped[str] = _reference("assignments.id")
-    candidate_id: Mapped[str | None] = _reference("task_candidates.id", nullable=True)
-    key: Mapped[str]
+    candidate_id: Mapped[str | None] = _reference("task_candidates.id", nullable=True, doc="NULL: about the prompt")
+    key: Mapped[str] = mapped_column(doc="of the label schema")
     value_num: Mapped[float | None]
-    value_bool: Mapped[bool | None]
+    value_bool: Mapped[bool | None] = mapped_column(doc="NULL: not answered")
     value_text: Mapped[str | None]
 
 
@@ -308,11 +322,11 @@ class Export(Base):
     __tablename__ = "exports"
     __table_args__ = (UniqueConstraint("kind", "sha256"),)
     id: Mapped[str] = _id()
-    kind: Mapped[str]
-    filter: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    kind: Mapped[str] = mapped_column(doc="sft, rm_rankings, rm_pairs, prompts, feedback, raw")
+    filter: Mapped[dict[str, Any]] = mapped_column(default=dict, doc="which rows were chosen")
     n_rows: Mapped[int]
-    sha256: Mapped[str] = mapped_column(String(64))
-    path: Mapped[str] = mapped_column(default="")
+    sha256: Mapped[str] = mapped_column(String(64), doc="of the file")
+    path: Mapped[str] = mapped_column(default="", doc="where it was written first")
     schema_version: Mapped[int] = mapped_column(default=1)
     frozen_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -325,19 +339,19 @@ class ComparisonRow(Base):
 
     __tablename__ = "comparisons"
     id: Mapped[str] = _id()
-    source: Mapped[str] = mapped_column(default="compare")
+    source: Mapped[str] = mapped_column(default="compare", doc="compare, regenerate, eval")
     prompt_id: Mapped[str] = _reference("prompts.id")
     a_text: Mapped[str] = mapped_column(Text)
     b_text: Mapped[str] = mapped_column(Text)
     a_model_version_id: Mapped[str | None] = _reference("model_versions.id", on_delete="SET NULL", nullable=True)
     b_model_version_id: Mapped[str | None] = _reference("model_versions.id", on_delete="SET NULL", nullable=True)
-    left_is_a: Mapped[bool | None]
-    outcome: Mapped[str]
+    left_is_a: Mapped[bool | None] = mapped_column(doc="what was shown on the left")
+    outcome: Mapped[str] = mapped_column(doc="a, b, tie, both_bad")
     strength: Mapped[int | None]
     reasons: Mapped[list[Any]] = mapped_column(default=list)
-    group_id: Mapped[str] = mapped_column(default="")
+    group_id: Mapped[str] = mapped_column(default="", doc="pairs of a group are never split")
     user_id: Mapped[str | None] = _reference("users.id", on_delete="SET NULL", nullable=True)
-    dedupe_key: Mapped[str] = mapped_column(String(64), unique=True)
+    dedupe_key: Mapped[str] = mapped_column(String(64), unique=True, doc="SHA-256 of the pair")
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -347,13 +361,13 @@ class MessageFeedback(Base):
     __tablename__ = "message_feedback"
     __table_args__ = (UniqueConstraint("message_id", "user_id"),)
     id: Mapped[str] = _id()
-    message_id: Mapped[str] = mapped_column(_ID)
+    message_id: Mapped[str] = mapped_column(_ID, doc="of the chat, else SHA-256 of prompt and answer")
     prompt_id: Mapped[str] = _reference("prompts.id")
     completion: Mapped[str] = mapped_column(Text)
     user_id: Mapped[str | None] = _reference("users.id", on_delete="SET NULL", nullable=True)
-    value: Mapped[int]
-    reasons: Mapped[list[Any]] = mapped_column(default=list)
+    value: Mapped[int] = mapped_column(doc="-1 or 1")
+    reasons: Mapped[list[Any]] = mapped_column(default=list, doc="tags")
     comment: Mapped[str] = mapped_column(Text, default="")
-    better_answer: Mapped[str] = mapped_column(Text, default="")
+    better_answer: Mapped[str] = mapped_column(Text, default="", doc="what the user would have liked")
     created_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)

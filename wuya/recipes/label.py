@@ -138,7 +138,7 @@ def _ask(store: FeedbackStore, config: LabelConfig) -> int:
     count = 0
     say("Best first: `2>1=3` ranks answer 2 first and ties 1 and 3. s: skip, q: stop.")
     while not config.limit or count < config.limit:
-        task = store.claim(config.name, project=config.project)
+        task = store.claim(config.name, project=config.project, round=config.round)
         if task is None:
             say("nothing is left to rank")
             break
