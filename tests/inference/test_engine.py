@@ -190,7 +190,7 @@ def test_streamed_ids_are_those_of_generate(model: GPT) -> None:
     assert tuple(engine.stream([5, 6], sampling)) == engine.generate([[5, 6]], sampling)[0][0].token_ids
 
 
-def test_closing_a_stream_stops_the_work_and_frees_the_cache(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_a_stream_stops_the_work(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     forward = GPT.forward
 
@@ -205,7 +205,27 @@ def test_closing_a_stream_stops_the_work_and_frees_the_cache(model: GPT, monkeyp
         next(stream)
     stream.close()
     assert calls == [3, 1, 1, 1]
-    assert engine._spare_cache is not None
+
+
+def test_the_cache_keeps_to_its_budget_and_the_completions_do_not_notice(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    forward = GPT.forward
+
+    def counting(self: GPT, ids: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+        rows.append(ids.shape[0])
+        return forward(self, ids, **kwargs)  # type: ignore[arg-type]
+
+    sampling = SamplingParams(max_tokens=10, seed=1)
+    wanted = Engine(model).generate([[1, 2], [3]], sampling, num_samples=6)
+    monkeypatch.setattr(GPT, "forward", counting)
+    token_bytes = 2 * 2 * 2 * 8 * 4  # keys and values, layers, key heads, channels, float32
+    small = Engine(model, max_cache_bytes=5 * 12 * token_bytes)
+    assert small.cache_bytes_per_token == token_bytes
+    again = small.generate([[1, 2], [3]], sampling, num_samples=6)
+    assert [g.token_ids for g in flat(again)] == [g.token_ids for g in flat(wanted)]
+    assert max(rows) == 5
 
 
 def test_two_streams_at_once_do_not_disturb_each_other(model: GPT) -> None:

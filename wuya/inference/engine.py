@@ -56,6 +56,7 @@ class Engine:
         max_length: int | None = None,
         seed: int = 0,
         prefill_tokens: int = 2048,
+        max_cache_bytes: int = 1 << 30,
     ) -> None:
         """
         Args:
@@ -65,14 +66,16 @@ class Engine:
             seed: of the generator behind calls without a seed of their own; its state can be saved and set:
                 `engine.generator.get_state()`.
             prefill_tokens: most prompt tokens of one forward; a cancel waits for one forward at most.
+            max_cache_bytes: keys and values held at once, at least one sequence's; longer sequences, fewer at a time.
+                What is sampled does not depend on it.
         """
         self.model = model
         self.max_batch_size = max_batch_size
         self.max_length = min(max_length or model.config.context_length, model.config.context_length)
         self.prefill_tokens = prefill_tokens
+        self.max_cache_bytes = max_cache_bytes
         self.generator = torch.Generator().manual_seed(seed)
         self.default_stops = () if tokenizer is None else (tokenizer.eos_id,)
-        self._spare_cache: KVCache | None = None
         self._chat_ids: tuple[int, ...] = ()
         self._chat_cache: KVCache | None = None
 
@@ -94,10 +97,11 @@ class Engine:
         self._check(prompts)
         if not prompts:
             return []
-        num_rows = min(self.max_batch_size, len(prompts) * num_samples)
-        longest = max(len(prompt) for prompt in prompts)
+        length = min(self.max_length, max(len(prompt) for prompt in prompts) + sampling.max_tokens)
+        affordable = max(1, self.max_cache_bytes // (length * self.cache_bytes_per_token))
+        num_rows = min(self.max_batch_size, len(prompts) * num_samples, affordable)
         stops = sampling.stop_token_ids or self.default_stops
-        cache = self._borrow_cache(num_rows, min(self.max_length, longest + sampling.max_tokens))
+        cache = self._new_cache(num_rows, length)  # freed on return: training wants the memory
         batch = Batch(self.model, cache, max_length=self.max_length, num_stops=len(stops),
                       prefill_tokens=self.prefill_tokens)  # fmt: skip
         for request in self._requests(prompts, sampling, stops, num_samples, num_rows):
@@ -113,7 +117,6 @@ class Engine:
                 num_tokens = 0 if output is None else output.token_B.shape[0]
                 if on_progress(num_tokens, num_finished) is False:
                     break
-        self._spare_cache = cache
         generations = _collect(outputs, len(prompts) * num_samples)
         return [generations[start : start + num_samples] for start in range(0, len(generations), num_samples)]
 
@@ -129,7 +132,7 @@ class Engine:
         self._check([prompt])
         prompt = tuple(prompt)
         length = min(self.max_length, len(prompt) + sampling.max_tokens)
-        cache, num_cached = self._chat_prefix(prompt, length) if reuse_prefix else (self._borrow_cache(1, length), 0)
+        cache, num_cached = self._chat_prefix(prompt, length) if reuse_prefix else (self._new_cache(1, length), 0)
         stops = sampling.stop_token_ids or self.default_stops
         batch = Batch(self.model, cache, max_length=self.max_length, num_stops=len(stops),
                       prefill_tokens=self.prefill_tokens)  # fmt: skip
@@ -144,9 +147,7 @@ class Engine:
                     ids.append(int(output.token_B[0]))
                     yield ids[-1]
         finally:
-            if not reuse_prefix:
-                self._spare_cache = cache
-            elif len(ids) > len(prompt):
+            if reuse_prefix and len(ids) > len(prompt):
                 self._chat_cache, self._chat_ids = cache, tuple(ids[:-1])  # the last token was never read
 
     # -- helpers ---------------------------------------------------------------------------------------------------
@@ -184,14 +185,16 @@ class Engine:
             return draw_seeds(count, self.generator)
         return draw_seeds(count, torch.Generator().manual_seed(sampling.seed))
 
-    def _borrow_cache(self, num_rows: int, length: int) -> KVCache:
-        """The cache of the last call if it is big enough (and nobody else has it), else a new one."""
-        cache, self._spare_cache = self._spare_cache, None
-        dtype, device, config = self.model.dtype, self.model.device, self.model.config
-        if cache is not None and cache.fits(num_rows=num_rows, length=length, dtype=dtype, device=device):
-            return cache
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers."""
+        config = self.model.config
+        return 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.model.dtype.itemsize
+
+    def _new_cache(self, num_rows: int, length: int) -> KVCache:
+        config = self.model.config
         return KVCache(num_layers=config.num_layers, num_rows=num_rows, num_kv_heads=config.num_kv_heads, length=length,
-                       head_dim=config.head_dim, dtype=dtype, device=device)  # fmt: skip
+                       head_dim=config.head_dim, dtype=self.model.dtype, device=self.model.device)  # fmt: skip
 
     def _chat_prefix(self, prompt: tuple[int, ...], length: int) -> tuple[KVCache, int]:
         """The chat's cache and how many tokens of this prompt it holds (at least one is left to read)."""
@@ -199,7 +202,7 @@ class Engine:
         if cache is None or not cache.fits(
             num_rows=1, length=length, dtype=self.model.dtype, device=self.model.device
         ):  # doubling: a growing chat is copied seldom, here read again
-            return self._borrow_cache(1, min(self.max_length, 2 * length)), 0
+            return self._new_cache(1, min(self.max_length, 2 * length)), 0
         num_cached = 0
         for kept, wanted in zip(self._chat_ids, prompt[:-1], strict=False):
             if kept != wanted:
