@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return _fail(RunError(f"out of memory: {error}", hint="see what fits first: `wuya plan --help`"))
     except Exception as error:  # noqa: BLE001 - the last resort: it becomes a bug report
-        if isinstance(error, OSError) and (run_error := as_run_error(error, "the output")):
+        if run_error := as_run_error(error, "the output"):
             return _fail(run_error)
         traceback.print_exc()
         sys.stderr.write(

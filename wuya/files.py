@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -31,21 +32,33 @@ def default_workspace() -> Path:
     return Path(os.environ.get("WUYA_WORKSPACE") or "workspace")
 
 
-def as_run_error(error: OSError, path: Path | str) -> RunError | None:
+def as_run_error(error: Exception, path: Path | str) -> RunError | None:
     """The message for a full disk or a missing permission; None for any other error."""
-    where = error.filename or path
-    if error.errno in FULL_DISK:
+    number, where = _system_error(error), getattr(error, "filename", None) or path
+    reason = os.strerror(number).lower() if number else ""
+    if number in FULL_DISK:
         return RunError(
-            f"cannot write `{where}`: {(error.strerror or 'no space left').lower()}",
+            f"cannot write `{where}`: {reason}",
             hint="free some space, or write elsewhere (`--out`, or WUYA_WORKSPACE=/other/disk), and run it again; "
             "what was finished before is intact",
         )
-    if error.errno in NO_PERMISSION:
+    if number in NO_PERMISSION:
         return RunError(
-            f"cannot write `{where}`: {(error.strerror or 'permission denied').lower()}",
+            f"cannot write `{where}`: {reason}",
             hint="choose a folder you may write to (`--out`, or WUYA_WORKSPACE=/a/folder/of/yours)",
         )
     return None
+
+
+def _system_error(error: Exception) -> int | None:
+    """The errno behind an exception, also where a library written in another language wraps it in its own exception."""
+    if isinstance(error, OSError):
+        return error.errno
+    text = str(error)
+    if found := re.search(r"\(os error (\d+)\)", text):  # Rust: safetensors, tokenizers
+        return int(found.group(1))
+    full = ("PytorchStreamWriter failed", "unexpected pos", "database or disk is full")  # torch.save, SQLite
+    return ENOSPC if any(words in text for words in full) else None
 
 
 @contextmanager
@@ -53,7 +66,7 @@ def write_errors(path: Path | str) -> Iterator[None]:
     """Turn a full disk or a missing permission inside the block into a RunError (exit code 3)."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
         if run_error := as_run_error(error, path):
             raise run_error from error
         raise
