@@ -4,7 +4,8 @@
     wuya demo --size tiny          # a minute, to see that everything works; its models are too small to say anything
 
 Reads the chats of PyPI `chitchat-dataset`; writes everything under <workspace>/runs/demo: one folder a stage,
-summary.json and report.html. Run it again and finished stages are skipped, a stage that was cut off goes on where it was.
+summary.json and report.html. Run it again and finished stages are skipped, a stage that was cut off goes on where it
+was.
 
 The labelers are simulated, and every table says so. The people of the data are real: their chats are the corpus, their
 replies the demonstrations. Budgets are counts of tokens and episodes, never seconds.

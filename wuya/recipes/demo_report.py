@@ -1,4 +1,4 @@
-"""The demo's report.html: gates, costs, curves of every stage, calibration, gold against proxy, answers side by side."""
+"""The demo's report.html: gates, costs, curves of every stage, calibration, gold against proxy, answers in columns."""
 
 import base64
 import html
@@ -35,8 +35,8 @@ def write_demo_report(folder: Path, summary: Mapping[str, Any]) -> Path:
     metrics = {name: _metrics(folder / name) for name in ("base", "sft", "reward", "ppo", "ppo_ptx")}
     evaluation = json.loads((folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
     sections = [
-        f"<p>Seed {summary['seed']}, size {summary['size']}. <b>The labelers are simulated</b>: a shared taste, tastes of "
-        "their own and noise, on real people's prompts. The models saw rankings only.</p>",
+        f"<p>Seed {summary['seed']}, size {summary['size']}. <b>The labelers are simulated</b>: a shared taste, tastes "
+        "of their own and noise, on real people's prompts. The models saw rankings only.</p>",
         "<h2>Gates</h2>",
         html_table(["claim", "held", "found", "bound"], [
             [gate["name"], "yes" if gate["passed"] else "NO", gate["found"], gate["bound"]] for gate in summary["gates"]
@@ -47,10 +47,13 @@ def write_demo_report(folder: Path, summary: Mapping[str, Any]) -> Path:
         *(_plot(title, _series(metrics, lines)) for title, lines in CURVES),
         "<h2>Reward model</h2>",
         *_reward_model_section(summary["reward_model"]),
-        "<h2>Gold against proxy</h2><p>Each point is one PPO update's episodes: the reward model's mean score (proxy) and the "
-        "labelers' noiseless shared utility (gold, which no model sees), against the square root of the KL to the SFT model. "
-        "A gold curve that bends down while the proxy rises is over-optimisation (Gao et al. 2022).</p>",
-        *(_plot(f"{name}: against sqrt(KL)", _against_distance(rows), "sqrt(nats)") for name, rows in summary["gold_and_proxy"].items()),
+        "<h2>Gold against proxy</h2><p>Each point is one PPO update's episodes: the reward model's mean score (proxy) "
+        "and the labelers' noiseless shared utility (gold, which no model sees), against the square root of the KL to "
+        "the SFT model. A gold curve that bends down while the proxy rises is over-optimisation (Gao et al. 2022).</p>",
+        *(
+            _plot(f"{name}: against sqrt(KL)", _against_distance(rows), "sqrt(nats)")
+            for name, rows in summary["gold_and_proxy"].items()
+        ),
         *evaluation_sections(evaluation, folder / "evaluation" / "answers.jsonl"),
     ]  # fmt: skip
     path = folder / "report.html"
@@ -68,8 +71,8 @@ def _reward_model_section(report: Mapping[str, Any]) -> list[str]:
         "predicted probability",
     )
     return [
-        "<p>On prompts of people it has not met, against single votes of labelers it has not met. Agreement is that of two "
-        "such labelers; the ceiling is what a perfect model of what they share could reach against single votes.</p>",
+        "<p>On prompts of people it has not met, against single votes of labelers it has not met. Agreement is that of "
+        "two such labelers; the ceiling is what a perfect model of what they share could reach on single votes.</p>",
         html_table(["figure", "value"], figures),
         plot if bins else "",
     ]

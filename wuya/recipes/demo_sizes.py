@@ -47,9 +47,10 @@ class DemoSize:
 
 SIZES = {
     "tiny": DemoSize(
-        vocab_size=512, num_layers=2, model_dim=64, num_heads=2, mlp_dim=160, pretraining_tokens=60_000, sft_tokens=30_000,
-        judge_tokens=10_000, ranked_prompts=48, answers_per_prompt=4, max_answer_tokens=16, held_out_rankings=20,
-        calibration_prompts=20, ppo_updates=3, episodes=32, evaluation_prompts=40, evaluation_texts=10, max_chats=150,
+        vocab_size=512, num_layers=2, model_dim=64, num_heads=2, mlp_dim=160, pretraining_tokens=60_000,
+        sft_tokens=30_000, judge_tokens=10_000, ranked_prompts=48, answers_per_prompt=4, max_answer_tokens=16,
+        held_out_rankings=20, calibration_prompts=20, ppo_updates=3, episodes=32, evaluation_prompts=40,
+        evaluation_texts=10, max_chats=150,
     ),
     "small": DemoSize(),
     "medium": DemoSize(

@@ -104,7 +104,7 @@ def train_tokenizer(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
 
 
 def prepare_corpus(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
-    """Training shards by GPT-3's preparation, decontaminated against the final prompts; validation shards as they are."""
+    """Training shards by GPT-3's preparation, without the final prompts' text; validation shards as they are."""
     data = folder / "data"
     prepare_data.run(
         PrepareConfig(
@@ -359,7 +359,7 @@ def _answer(tokenizer: Tokenizer, token_ids: tuple[int, ...]) -> Candidate:
 
 
 def continue_pretraining(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
-    """What the pre-training mix does alone: the SFT model on as many tokens of it, at PPO's learning rate, without PPO."""
+    """What the pre-training mix does alone: the SFT model on as many tokens of it, at PPO's rate, without PPO."""
     settings = ppo_config(folder, size, seed)
     steps = settings.num_updates * settings.steps_per_update
     pretrain_recipe.run(
