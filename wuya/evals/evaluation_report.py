@@ -38,8 +38,10 @@ def evaluation_sections(report: Mapping[str, Any], answers_file: Path) -> list[s
         html_table(["model", "KL a response", "KL a token", "bits per byte", "tax", "proxy score", "gold score"],
                    [_cost_row(report, name) for name in _names(report)]),
         "<h2>Variety</h2>",
-        html_table(["model", "distinct-1", "distinct-2", "median words", "most frequent answer", "its share", "finished"],
-                   [_variety_row(report, name, row) for name, row in report["diversity"].items()]),
+        html_table(
+            ["model", "distinct-1", "distinct-2", "median words", "most frequent answer", "its share", "finished"],
+            [_variety_row(report, name, row) for name, row in report["diversity"].items()],
+        ),
     ]  # fmt: skip
     if report.get("outside_judges"):
         sections += _judge_section(report["outside_judges"])
@@ -104,8 +106,8 @@ def _judge_section(judges: Mapping[str, Any]) -> list[str]:
         for name, row in judges["bits_per_byte"].items()
     ]
     return [
-        "<h2>Judges that saw no ranking</h2><p>Bits per byte of the answers under a model that never saw PPO (lower: more "
-        "like human turns); probability of being the real next turn under a classifier of real against random turns "
-        f"(area under its curve on held-out pairs: {judges['real_turn_auc']:.3f}).</p>",
+        "<h2>Judges that saw no ranking</h2><p>Bits per byte of the answers under a model that never saw PPO (lower: "
+        "more like human turns); probability of being the real next turn under a classifier of real against random "
+        f"turns (area under its curve on held-out pairs: {judges['real_turn_auc']:.3f}).</p>",
         html_table(["model", "bits per byte of its answers", "P(real turn)"], rows),
     ]

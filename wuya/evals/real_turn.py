@@ -20,8 +20,8 @@ from wuya.models.gpt import GPT
 class RealTurnJudge:
     """P(this completion really followed this prompt), from a frozen language model's hidden states.
 
-    Features of a pair: the mean state of the completion read after its prompt less the same read after an unrelated one,
-    and its mean log-probability.
+    Features of a pair: the mean state of the completion read after its prompt less the same read after an unrelated
+    one, and its mean log-probability.
     """
 
     def __init__(self, model: GPT) -> None:
@@ -31,12 +31,12 @@ class RealTurnJudge:
         self.auc = float("nan")
 
     def fit(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], *, seed: int) -> "RealTurnJudge":
-        """Train on real pairs against the same replies given to other prompts; `auc` is measured on a held-out fifth."""
+        """Train on real pairs against the same replies given to other prompts; `auc` is that of a held-out fifth."""
         rng = np.random.default_rng(seed)
         shifted = np.roll(np.arange(len(prompts)), int(rng.integers(1, len(prompts))))
         self.neutral = list(prompts[0])
         real = self._features(prompts, replies)
-        fake = self._features([prompts[i] for i in shifted], replies)
+        fake = self._features([prompts[int(i)] for i in shifted], replies)
         cut = int(0.8 * len(prompts))
         self.classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
         self.classifier.fit(np.concatenate([real[:cut], fake[:cut]]), np.repeat([1, 0], cut))

@@ -5,8 +5,8 @@
 
 A round: K answers of the current policy to fresh prompts -> rankings -> a reward model on the rankings of all rounds
 so far -> PPO -> evaluation -> registered with its parents. Each arrow is a file or the feedback store, so any of them
-can be looked at, and the same command goes on where it stopped. Without simulated labelers the round queues its answers and
-waits for people: rank them (`wuya label`), then run the command again.
+can be looked at, and the same command goes on where it stopped. Without simulated labelers the round queues its answers
+and waits for people: rank them (`wuya label`), then run the command again.
 """
 
 import json
@@ -272,6 +272,3 @@ def _shown(row: Mapping[str, Any]) -> dict[str, object]:
         "votes by": row.get("votes_by", ""),
         "policy": row["policy"],
     }
-
-
-
