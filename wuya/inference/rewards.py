@@ -10,7 +10,7 @@ All three are the same thing to PPO and best-of-n: (prompt ids, completion ids a
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from torch import Tensor
 from wuya.data.batches import length_sorted_microbatches, pad_right
 from wuya.errors import ConfigError, DataError
 from wuya.models.checkpoint import load_scalar_model, resolve_checkpoint
-from wuya.models.reward_model import ScalarModel
 from wuya.training.user_functions import is_function_spec, load_function
 
 if TYPE_CHECKING:
@@ -47,24 +46,38 @@ def load_reward(
             found=f"{reward_tokenizer.vocab_size} and {tokenizer.vocab_size} tokens",
             hint="train the reward model from the policy's SFT checkpoint: `wuya reward_model --model runs/sft ...`",
         )
-    return model_reward(model, microbatch_tokens=microbatch_tokens)
+    return model_reward(model.eval(), device=device, microbatch_tokens=microbatch_tokens)
 
 
-def model_reward(model: ScalarModel, *, microbatch_tokens: int = 8192) -> "Score":
+class ScoresSequences(Protocol):
+    """A reward model: a ScalarModel, or one adapter of a shared trunk."""
+
+    def scores(self, ids_BT: Tensor, last_B: Tensor) -> Tensor:
+        """Score of each row at the index of its last kept token."""
+        ...
+
+
+def model_reward(
+    model: ScoresSequences, *, device: torch.device | str = "cpu", microbatch_tokens: int = 8192
+) -> "Score":
     """Score of the last kept token under our reward model; same ids as the policy saw, nothing is encoded again."""
-    model.eval()
 
     def score(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
         rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-        return score_sequences(model, rows, microbatch_tokens=microbatch_tokens)
+        return score_sequences(model, rows, device=device, microbatch_tokens=microbatch_tokens)
 
     return score
 
 
 @torch.no_grad()
-def score_sequences(model: ScalarModel, sequences: Sequence[Sequence[int]], *, microbatch_tokens: int = 8192) -> Tensor:
+def score_sequences(
+    model: ScoresSequences,
+    sequences: Sequence[Sequence[int]],
+    *,
+    device: torch.device | str = "cpu",
+    microbatch_tokens: int = 8192,
+) -> Tensor:
     """Score of each whole sequence, float32 [B] on the CPU; rows of like length share a forward pass."""
-    device = model.head.weight.device
     scores_B = torch.zeros(len(sequences))
     for group in length_sorted_microbatches([len(row) for row in sequences], microbatch_tokens):
         ids_BT, lengths_B = pad_right(

@@ -13,10 +13,8 @@ return; (3) reductions of the pre-training loss, which the paper does not print,
 coefficient may adapt (Ziegler et al. 2019, 2.2); (5) gradients are clipped.
 """
 
-import copy
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,18 +25,16 @@ from wuya.console import Progress, say, warn
 from wuya.data.batches import PretrainingBatches
 from wuya.data.formats import read_prompts
 from wuya.data.shards import TokenShards
-from wuya.errors import CheckpointError, ConfigError, DataError
+from wuya.errors import ConfigError, DataError
 from wuya.files import BadRows, to_json, write_atomic
 from wuya.inference.engine import Engine
 from wuya.inference.episodes import EpisodeSource
-from wuya.inference.rewards import load_reward
+from wuya.inference.ppo_models import PPOModels, separate_models, shared_trunk_models
 from wuya.inference.rollout_files import dump_rollouts
 from wuya.inference.rollout_metrics import rollout_metrics
 from wuya.inference.sampling import SamplingParams
 from wuya.losses.ppo import gae, ppo_policy_loss
-from wuya.models.checkpoint import load_checkpoint, load_scalar_model, save_checkpoint
-from wuya.models.gpt import GPT
-from wuya.models.reward_model import ScalarModel, value_model_from
+from wuya.models.checkpoint import save_checkpoint
 from wuya.tokenizer.bpe import Tokenizer
 from wuya.tokenizer.chat_format import encode_prompt
 from wuya.training import distributed
@@ -46,7 +42,7 @@ from wuya.training.ppo_learner import PPOLearner, PPOSettings
 from wuya.training.ppo_metrics import Alarms
 from wuya.training.ppo_update import ema_initial_share
 from wuya.training.run import Run
-from wuya.training.user_functions import is_function_spec, load_function
+from wuya.training.user_functions import load_function
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +63,14 @@ class PPOConfig(PPOSettings):
     when the reward is no model of ours, the policy's trunk with a head of zeros."""
     ptx_shards: Path | None = None
     """Folder of pre-training shards for PPO-ptx; needed when ptx_coef is above 0."""
+    lora_rank: int = 0
+    """Rank of LoRA adapters, for models of which four copies don't fit: one frozen trunk with adapters as policy and
+    value model (and as reward model, if that was trained with adapters on the same trunk), and without as reference.
+    0 trains all weights of separate models."""
+    lora_alpha: float = 32.0
+    """LoRA scale: adapters are multiplied by alpha / rank. Without effect at rank 0."""
+    lora_targets: tuple[str, ...] = ("qkv", "out", "gate_up", "up", "down")
+    """Linear layers that get adapters. Without effect at rank 0."""
     max_prompt_tokens: int = 1024
     """Prompts longer than this are left out and counted. Paper: 1,000."""
     max_tokens: int = 256
@@ -109,29 +113,28 @@ def run(config: PPOConfig) -> Path:
     """Train; returns the run folder, whose newest checkpoint is the policy."""
     # 1. Four models: two learn, two are frozen
     device = distributed.init(config.device)
-    policy, tokenizer = load_checkpoint(config.policy, device=device)
-    reference = copy.deepcopy(policy).requires_grad_(False).eval()
-    value_model = starting_value_model(config, policy)
+    models = load_models(config, device)
+    tokenizer = models.tokenizer
     learner = PPOLearner(
-        policy,
-        value_model,
+        models.policy,
+        models.value_model,
         config,
         pretraining=pretraining_batches(config),
         policy_loss=load_function(config.policy_loss) if config.policy_loss else ppo_policy_loss,
         advantage=load_function(config.advantage) if config.advantage else gae,
     )
     # 2. Prompts, sampler, reward
-    names, prompts = load_prompts(config, tokenizer, context_length=policy.config.context_length)
+    names, prompts = load_prompts(config, tokenizer, context_length=models.engine_model.config.context_length)
     source = EpisodeSource(
-        engine=Engine(policy, tokenizer, max_batch_size=config.max_batch_size),
+        engine=Engine(models.engine_model, tokenizer, max_batch_size=config.max_batch_size),
         tokenizer=tokenizer,
         prompts=prompts,
         prompt_names=names,
         sampling=SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature),
-        policy=policy,
-        reference=reference,
-        value_model=value_model,
-        score=load_reward(config.reward, tokenizer, device=device, microbatch_tokens=config.microbatch_tokens),
+        policy=models.policy,
+        reference=models.reference,
+        value_model=models.value_model,
+        score=models.score,
         seed=config.seed,
         microbatch_tokens=config.microbatch_tokens,
         device=device,
@@ -190,7 +193,7 @@ def run(config: PPOConfig) -> Path:
                 last = update + 1 if stopped else config.total_updates
                 if run.save_is_due(update + 1, every=config.save_every, last=last):
                     state = {"learner": learner.state_dict(), "alarms": alarms.state_dict(), "stopped": stopped}
-                    run.save(update + 1, lambda folder: save_policy(folder, learner, tokenizer, config), state)
+                    run.save(update + 1, lambda folder: save_policy(folder, learner, models, config), state)
                 if stopped:
                     break
         # 4. The KL of exactly the weights that were saved
@@ -199,21 +202,28 @@ def run(config: PPOConfig) -> Path:
     return config.out
 
 
-def starting_value_model(config: PPOConfig, policy: GPT) -> ScalarModel:
-    """The reward model's copy (InstructGPT), another's, or the policy's trunk with a head of zeros (Ziegler)."""
-    source = config.value_model or ("" if is_function_spec(config.reward) else config.reward)
-    if source:
-        try:
-            model, _ = load_scalar_model(source, device=policy.device)
-        except CheckpointError:
-            if config.value_model:
-                raise
-        else:
-            if model.trunk.config.vocab_size == policy.config.vocab_size:
-                return value_model_from(model)
-    model = ScalarModel(copy.deepcopy(policy)).requires_grad_(True)
-    torch.nn.init.zeros_(model.head.weight)
-    return model
+def load_models(config: PPOConfig, device: torch.device) -> PPOModels:
+    """Four models apart, or on one trunk when LoRA is on."""
+    if not config.lora_rank:
+        return separate_models(
+            config.policy,
+            config.reward,
+            config.value_model,
+            device=device,
+            microbatch_tokens=config.microbatch_tokens,
+        )
+    if config.value_model:
+        warn("`value_model` has no effect with adapters: the value model is one of them")
+    return shared_trunk_models(
+        config.policy,
+        config.reward,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        targets=config.lora_targets,
+        seed=config.seed,
+        device=device,
+        microbatch_tokens=config.microbatch_tokens,
+    )
 
 
 def load_prompts(config: PPOConfig, tokenizer: Tokenizer, *, context_length: int) -> tuple[list[str], list[list[int]]]:
@@ -247,27 +257,24 @@ def pretraining_batches(config: PPOConfig) -> PretrainingBatches | None:
     )
 
 
-def save_policy(folder: Path, learner: PPOLearner, tokenizer: Tokenizer, config: PPOConfig) -> None:
+def save_policy(folder: Path, learner: PPOLearner, models: PPOModels, config: PPOConfig) -> None:
     """Write the policy that ships: the moving average of its weights, or the last ones."""
-    with shipped_weights(config, learner) as policy:
+    with shipped_weights(config, learner):
         save_checkpoint(
             folder,
-            policy,
-            tokenizer,
+            models.export(),
+            models.tokenizer,
             recipe="ppo",
             parents={"policy": config.policy, "reward": config.reward},
             extra={"prompts": str(config.prompts), "ptx_coef": config.ptx_coef, "kl_coef": learner.kl_coef},
         )
 
 
-@contextmanager
-def shipped_weights(config: PPOConfig, learner: PPOLearner) -> Iterator[GPT]:
+def shipped_weights(config: PPOConfig, learner: PPOLearner) -> AbstractContextManager[None]:
     """Inside the block the policy has the weights that are saved."""
     if config.ship_ema and learner.ema is not None:
-        with learner.ema.applied_to(learner.policy):
-            yield learner.policy
-    else:
-        yield learner.policy
+        return learner.ema.applied_to(learner.policy)
+    return nullcontext()
 
 
 def _restore(run: Run, learner: PPOLearner, alarms: Alarms, device: torch.device) -> tuple[int, bool]:

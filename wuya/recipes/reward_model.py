@@ -1,6 +1,6 @@
 """InstructGPT step 2b: learn a reward model from rankings (arXiv:2203.02155, section 3.5, Eq. 1; C.2).
 
-    wuya reward_model --model runs/sft --rankings rankings.jsonl --demonstrations demos.jsonl --out runs/rm
+    wuya reward --model runs/sft --rankings rankings.jsonl --demonstrations demos.jsonl --out runs/rm
 
 Reads an exported, frozen snapshot of rankings (JSONL), never the live database; writes runs/rm/{config.yaml,
 metrics.jsonl, report.json, heldout_scores.jsonl, checkpoints/step_000200/}.
@@ -9,7 +9,8 @@ All pairs of a prompt are one batch element: K forward passes, not K(K-1), and o
 prompt may have several votes, which weigh 1 together.
 """
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,10 +23,13 @@ from wuya.data.batches import pad_right
 from wuya.data.formats import read_demonstrations, read_rankings
 from wuya.errors import DataError
 from wuya.evals.reward_model_report import judge_reward_model
-from wuya.files import BadRows, sha256_file, to_json, write_atomic
+from wuya.files import BadRows, to_json, write_atomic
 from wuya.inference.rewards import score_sequences
 from wuya.losses.preference import ranking_loss
 from wuya.models.checkpoint import load_checkpoint, save_checkpoint
+from wuya.models.layers import Attention, Block
+from wuya.models.lora import add_lora, merge_lora
+from wuya.models.lora_files import save_adapter
 from wuya.models.reward_model import ScalarModel
 from wuya.records import Ranking
 from wuya.tokenizer.bpe import Tokenizer
@@ -51,6 +55,15 @@ class RewardModelConfig:
     """JSONL of demonstrations: scores are shifted so that their mean score is 0, as the paper does before PPO."""
     heldout_rankings: tuple[Path, ...] = ()
     """JSONL files of rankings of other prompts (and other labelers) to report on."""
+    lora_rank: int = 0
+    """Rank of LoRA adapters to train with the head in place of all weights; 0 trains everything. The adapter is kept
+    beside the merged model, so that `wuya ppo --lora_rank` can put it on the policy's trunk."""
+    lora_alpha: float = 32.0
+    """LoRA scale: adapters are multiplied by alpha / rank. Without effect at rank 0."""
+    lora_targets: tuple[str, ...] = ("qkv", "out", "gate_up", "up", "down")
+    """Linear layers that get adapters. Without effect at rank 0."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass: far less memory for a third more time."""
     num_epochs: int = 1
     """Passes over the rankings. Paper: 1; more over-fits."""
     batch_size: int = 64
@@ -95,15 +108,16 @@ def run(config: RewardModelConfig) -> Path:
     dtype = distributed.resolve_dtype(config.dtype, device)
     policy, tokenizer = load_checkpoint(config.model, device=device)
     torch.manual_seed(config.seed)
-    model = ScalarModel(policy).to(device).eval()  # dropout off; gradients flow all the same
+    model = ScalarModel(policy).to(device)
+    set_up_training(model, config)
     prompts, _ = load_ranked_prompts(config.rankings, tokenizer, max_length=policy.config.context_length)
     steps_per_epoch = -(-len(prompts) // config.batch_size)
     num_steps = config.num_epochs * steps_per_epoch
     optimizer = build_optimizer(model, name=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
-    with Run(config.out, config, resume=config.resume, verb="reward_model", keep_last_n=config.keep_last_n) as run:
+    with Run(config.out, config, resume=config.resume, verb="reward", keep_last_n=config.keep_last_n) as run:
         done, state = run.load_state(map_location=device) or (0, None)
         if state is not None:
-            model.load_state_dict(state["model"])
+            model.load_state_dict(state["model"], strict=False)
             optimizer.load_state_dict(state["optimizer"])
         # 2. One epoch over prompts; each brings all its pairs
         with Progress(num_steps, "reward model", unit="step", start=done) as progress:
@@ -134,6 +148,31 @@ def run(config: RewardModelConfig) -> Path:
             write_reports(config, model, tokenizer)
         run.finish()
     return config.out
+
+
+def set_up_training(model: ScalarModel, config: RewardModelConfig) -> None:
+    """Dropout off, though blocks are recomputed only in training mode; adapters on, if asked for."""
+    model.train(config.activation_checkpointing)
+    model.trunk.config = replace(model.trunk.config, dropout=0.0)
+    for module in model.modules():
+        if isinstance(module, Block | Attention):
+            module.dropout = 0.0
+    model.trunk.activation_checkpointing = config.activation_checkpointing
+    if config.lora_rank:
+        add_lora(
+            model.trunk,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            targets=config.lora_targets,
+            name="reward",
+            seed=config.seed,
+        )
+
+
+def learned_state(model: ScalarModel) -> dict[str, torch.Tensor]:
+    """What training changes: trainable parameters and the bias."""
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name in trainable or name == "bias"}
 
 
 def load_ranked_prompts(
@@ -197,7 +236,7 @@ def recentre(model: ScalarModel, demonstrations: Path, tokenizer: Tokenizer, con
             break
     if not sequences:
         raise DataError(f"`{demonstrations}` has no demonstration that fits into {limit} tokens")
-    scores_B = score_sequences(model, sequences, microbatch_tokens=config.microbatch_tokens)
+    scores_B = score_sequences(model, sequences, device=model.bias.device, microbatch_tokens=config.microbatch_tokens)
     model.bias += scores_B.double().mean().to(model.bias.dtype)
     say(f"scores shifted by {-float(scores_B.mean()):+.3f}: {len(sequences)} demonstrations now score 0 on average")
 
@@ -206,16 +245,21 @@ def _save(
     run: Run, step: int, model: ScalarModel, tokenizer: Tokenizer, optimizer: Optimizer, config: RewardModelConfig
 ) -> None:
     def save_model(folder: Path) -> None:
+        whole = model
+        if config.lora_rank:
+            whole = copy.deepcopy(model)
+            merge_lora(whole.trunk, "reward")
         save_checkpoint(
             folder,
-            model,
+            whole,
             tokenizer,
-            recipe="reward_model",
-            parents={"model": config.model},
-            extra={"rankings": str(config.rankings), "rankings_sha256": sha256_file(config.rankings)},
+            recipe="reward",
+            parents={"model": config.model, "rankings": config.rankings},
         )
+        if config.lora_rank:
+            save_adapter(folder / "adapter", model.trunk, "reward", base=str(config.model))
 
-    run.save(step, save_model, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    run.save(step, save_model, {"model": learned_state(model), "optimizer": optimizer.state_dict()})
 
 
 def write_reports(config: RewardModelConfig, model: ScalarModel, tokenizer: Tokenizer) -> None:
