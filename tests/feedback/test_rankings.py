@@ -59,7 +59,8 @@ def test_invalid_ranks_are_refused_with_the_reason(ranks: tuple[int, ...], k: in
 
 def test_pairs_drop_ties_and_count_all_others() -> None:
     assert ranked_pairs((2, 1, 2)) == [(1, 0), (1, 2)]
-    assert len(ranked_pairs((1, 2, 3, 4, 5, 6))) == 15
+    assert len(ranked_pairs(range(1, 7))) == 15
+    assert len(ranked_pairs(range(1, 10))) == 36, "InstructGPT: 36 comparisons of K = 9"
     assert ranked_pairs((1, 1)) == []
 
 
