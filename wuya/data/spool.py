@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -70,7 +71,8 @@ class TextSpool:
 
     def close(self) -> None:
         """Close and delete the file."""
-        self._file.close()
+        with suppress(OSError):  # a full disk was reported when it mattered; what is left is deleted unread
+            self._file.close()
         self.path.unlink(missing_ok=True)
 
 
@@ -110,7 +112,8 @@ class Column:
 
     def close(self) -> None:
         """Close and delete the file."""
-        self._file.close()
+        with suppress(OSError):  # a full disk was reported when it mattered; what is left is deleted unread
+            self._file.close()
         self.path.unlink(missing_ok=True)
 
 
