@@ -25,7 +25,7 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
-    "demo": Verb("wuya.recipes.demo", "DemoConfig", "the whole story on real chats, tiny, on this machine"),
+    "demo": Verb("wuya.demo.story", "DemoConfig", "the whole story on real chats, tiny, on this machine"),
     "tokenizer": Verb("wuya.recipes.train_tokenizer", "TokenizerConfig", "text -> tokenizer.json"),
     "prepare": Verb("wuya.recipes.prepare_data", "PrepareConfig", "corpora -> filtered, de-duplicated token shards"),
     "pretrain": Verb("wuya.recipes.pretrain", "PretrainConfig", "shards -> base model"),

@@ -36,6 +36,12 @@ def no_loss(logprobs_BT, old_BT, advantages_BT, mask_BT, *, clip_range, num_toke
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing every curve takes longer than these runs."""
+    monkeypatch.setattr("wuya.training.report.write_report", lambda out: None)
+
+
 @pytest.fixture
 def make(corpus: Path, tiny_model: dict[str, int], tokenizer: Tokenizer) -> Make:
     torch.manual_seed(0)

@@ -48,6 +48,12 @@ def write_rankings(path: Path, count: int, *, start: int, labelers: tuple[str, .
                 file.write(json.dumps(row) + "\n")
 
 
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing every curve takes longer than these runs."""
+    monkeypatch.setattr("wuya.training.report.write_report", lambda out: None)
+
+
 @pytest.fixture
 def make(corpus: Path, tiny_model: dict[str, int], tokenizer: Tokenizer) -> Make:
     torch.manual_seed(0)

@@ -27,7 +27,7 @@ Use = Literal["sft", "judge", "reward", "ppo", "reward_eval", "tuning", "final"]
 SPEAKERS = ("A", "B")
 MAX_PROMPTS_PER_AUTHOR = 200
 MIN_CONTENT_WORDS = 4
-MAX_PROMPT_WORDS = 60
+MAX_PROMPT_WORDS = 36
 HELD_OUT_SHARE = {"validation": 0.12, "test": 0.16}
 """Shares of the people (not of the chats) held out; people in more than `MAX_HELD_OUT_CHATS` chats never are."""
 MAX_HELD_OUT_CHATS = 40

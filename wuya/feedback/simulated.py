@@ -50,9 +50,10 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
     "asks_back": 0.8,
     "not_repetitive": 0.7,
     "sensible_length": 0.7,
-    "finished": 0.7,
+    "finished": 0.25,
 }
-"""Utility per standard deviation of human replies."""
+"""Utility per standard deviation of human replies. Humans always finish, so that one's unit is the floor of .2 (see
+`Normaliser`): an answer cut off by the token limit loses 1.25."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ A folder is written under a temporary name and renamed, so it is whole or absent
 `speedrun` preset) are stored with `model_type: wuya` under our own tensor names, and load here only.
 """
 
+import os
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -72,7 +75,7 @@ def save_checkpoint(
         tokenizer.save(temporary)
         for name, content in files.items():
             write_atomic(temporary / name, to_json(content, indent=2) + "\n")
-        save_file(checkpoint_tensors(model), temporary / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(checkpoint_tensors(model), temporary / WEIGHTS)
 
 
 def load_checkpoint(
@@ -130,6 +133,22 @@ def load_scalar_model(
     tokenizer = load_tokenizer(folder)
     require_same_vocabulary(model, tokenizer, where=str(folder))
     return model, tokenizer
+
+
+def load_any(
+    path: Path | str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[GPT | ScalarModel, Tokenizer]:
+    """The language model or reward model, whichever lies there."""
+    folder = resolve_checkpoint(path)
+    if folder.is_dir() and is_scalar(read_config(folder)):
+        return load_scalar_model(folder, device=device, dtype=dtype)
+    return load_checkpoint(folder, device=device, dtype=dtype)
+
+
+def require_new_folder(out: Path) -> None:
+    """A folder that holds something is never replaced by a command that writes a model."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"`{out}` exists already", hint=f"write elsewhere (`--out`), or remove it: `rm -r {out}`")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -250,6 +269,18 @@ def checkpoint_tensors(model: GPT | ScalarModel) -> dict[str, Tensor]:
     except ConfigError:
         tensors = state
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """A safetensors file; a full disk is an OSError as everywhere, readers other than the owner get the usual rights."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) if code else error from error
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def describe_parent(path: Path | str) -> dict[str, str]:

@@ -7,8 +7,8 @@
 Reads demonstrations (JSONL) and a base checkpoint; writes the run folder: config.yaml, metrics.jsonl, samples.jsonl,
 checkpoints/step_000200/, model/ (the last one) and report.html. The loss is the mean over assistant tokens and their
 end tokens; several chats share a row without seeing each other.
-Differs from the paper: (1) rows are packed, so a batch counts rows, not chats; (2) 2 epochs, not 16, by default, and the
-last checkpoint is used (the paper picks one by reward-model score); (3) dropout is off by default (paper: 0.2).
+Differs from the paper: (1) rows are packed, so a batch counts rows, not chats; (2) 2 epochs, not 16, by default, and
+the last checkpoint is used (the paper picks one by reward-model score); (3) dropout is off by default (paper: 0.2).
 """
 
 import copy
@@ -179,8 +179,9 @@ def run(config: SFTConfig) -> Path:
         if state:
             optimizer.load_state_dict(state["optimizer"])
         trainable = [param for param in model.parameters() if param.requires_grad]
-        say(f"fine-tuning {sum(p.numel() for p in trainable):,} parameters: {num_steps:,} steps of {batches.batch_size} "
-            f"rows; {len(demonstrations):,} demonstrations in {len(rows):,} rows, {rows.density:.0%} full")  # fmt: skip
+        num_trained = sum(param.numel() for param in trainable)
+        say(f"fine-tuning {num_trained:,} parameters: {num_steps:,} steps of {batches.batch_size} rows; "
+            f"{len(demonstrations):,} demonstrations in {len(rows):,} rows, {rows.density:.0%} full")  # fmt: skip
 
         # 4. The algorithm: mean nats over the assistant's tokens (and a share of pre-training text), one step
         throughput = Throughput()

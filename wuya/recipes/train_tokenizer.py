@@ -3,7 +3,7 @@
     wuya tokenizer --inputs books.txt.gz chats.jsonl --vocab_size 8192 --out runs/tokenizer
 
 Reads text, JSONL(.gz), parquet, folders, `hf:` data sets or installed packages; writes <out>/{tokenizer.json,
-tokenizer_config.json (with the chat template), config.yaml}, which transformers, vLLM and llama.cpp read. The same inputs
+tokenizer_config.json (with the chat template), config.yaml}, for transformers, vLLM and llama.cpp too. The same inputs
 give the same file. Differs from Qwen2: text is not normalised (NFC), so that any bytes can be restored.
 """
 

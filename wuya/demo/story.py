@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from wuya.config import to_dict
 from wuya.console import heading, say, table
+from wuya.demo import alignment, evaluation, models, people, preferences
+from wuya.demo.report import write_demo_report
+from wuya.demo.sizes import SIZES, DemoSize
 from wuya.environment import environment_report
 from wuya.evals.gates import Gate, check_gates
 from wuya.files import FileLock, default_workspace, make_folder, sha256_json, to_json, write_atomic
-from wuya.recipes import demo_stages as stages
-from wuya.recipes.demo_report import write_demo_report
-from wuya.recipes.demo_sizes import SIZES, DemoSize
+from wuya.recipes.evaluate import evaluation_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +53,19 @@ class DemoConfig:
 Stage = tuple[str, str, Callable[[Path, DemoSize, int], dict[str, Any]]]
 
 STORY: tuple[Stage, ...] = (
-    ("data", "Real chats, split by person; who the (simulated) labelers are", stages.prepare_people_and_data),
-    ("tokenizer", "A vocabulary, learned from the raw text", stages.train_tokenizer),
-    ("corpus", "The raw text: filtered, de-duplicated, decontaminated, in token shards", stages.prepare_corpus),
-    ("pretrain", "Pre-training: a GPT from random weights to plausible chat", stages.pretrain),
-    ("sft", "Step 1: supervised fine-tuning on demonstrations", stages.finetune),
-    ("judge", "An outside judge: another SFT model, from other demonstrations and another seed", stages.finetune_judge),
-    ("sample", "Step 2a: K answers to every prompt", stages.sample_answers),
-    ("label", "Step 2b: (simulated) labelers rank them", stages.rank_answers),
-    ("reward", "Step 2c: a reward model learns the rankings", stages.train_reward_model),
-    ("ppo", "Step 3: PPO against the reward model, KL to the SFT model", stages.run_ppo),
-    ("ppo_ptx", "Step 3 with the pre-training mix: PPO-ptx", stages.run_ppo_ptx),
-    ("sft_plus_ptx", "Control: the same pre-training mix without PPO", stages.continue_pretraining),
-    ("evaluate", "Evaluation on prompts of people no stage has met", stages.evaluate),
+    ("data", "Real chats, split by person; who the (simulated) labelers are", people.prepare_people_and_data),
+    ("tokenizer", "A vocabulary, learned from the raw text", models.train_tokenizer),
+    ("corpus", "The raw text: filtered, de-duplicated, decontaminated, in token shards", models.prepare_corpus),
+    ("pretrain", "Pre-training: a GPT from random weights to plausible chat", models.pretrain),
+    ("sft", "Step 1: supervised fine-tuning on demonstrations", models.finetune),
+    ("judge", "An outside judge: another SFT model, from other demonstrations and another seed", models.finetune_judge),
+    ("sample", "Step 2a: K answers to every prompt", preferences.sample_answers),
+    ("label", "Step 2b: (simulated) labelers rank them", preferences.rank_answers),
+    ("reward", "Step 2c: a reward model learns the rankings", preferences.train_reward_model),
+    ("ppo", "Step 3: PPO against the reward model, KL to the SFT model", alignment.run_ppo),
+    ("ppo_ptx", "Step 3 with the pre-training mix: PPO-ptx", alignment.run_ppo_ptx),
+    ("sft_plus_ptx", "Control: the same pre-training mix without PPO", alignment.continue_pretraining),
+    ("evaluate", "Evaluation on prompts of people no stage has met", evaluation.evaluate),
 )
 
 
@@ -78,7 +78,7 @@ def run(config: DemoConfig) -> Path:
         results: dict[str, dict[str, Any]] = {}
         for number, (name, title, stage) in enumerate(STORY, start=1):
             results[name] = _run_stage(folder, number, name, title, stage, size, config.seed)
-        summary = stages.summarize(results, config.seed, config.size)
+        summary = evaluation.summarize(results, config.seed, config.size)
         gates = check_gates(summary) if config.size != "tiny" else []
         summary |= {"gates": [gate.to_dict() for gate in gates], "environment": environment_report()}
         path = folder / "summary.json"
@@ -132,12 +132,9 @@ def _closing(folder: Path, summary: dict[str, Any], gates: list[Gate]) -> str:
     ]
     return "\n".join(
         [
-            stages.results_table(summary),
+            evaluation_table(summary),
             table(rows, title="gates") if rows else "",
             f"{sum(seconds.values()) / 60:.1f} minutes; labelers are simulated; report: {folder / 'report.html'}",
             f"talk to it: wuya chat {folder / 'ppo_ptx'}",
         ]
     )
-
-
-__all__ = ["DemoConfig", "run", "to_dict"]

@@ -18,13 +18,13 @@ class DemoSize:
     """Tokens a training row: chats turn over quickly, and short rows are faster on a CPU."""
     sft_tokens: int = 300_000
     judge_tokens: int = 120_000
-    ranked_prompts: int = 1_000
+    ranked_prompts: int = 800
     answers_per_prompt: int = 6
     """K."""
     max_answer_tokens: int = 32
     held_out_rankings: int = 150
     """Prompts of the reward model's report, each ranked by every held-out labeler."""
-    calibration_prompts: int = 150
+    calibration_prompts: int = 120
     ppo_updates: int = 16
     episodes: int = 256
     evaluation_prompts: int = 600

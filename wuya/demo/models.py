@@ -1,0 +1,112 @@
+"""From raw chats to an SFT model: tokenizer, corpus, pre-training, demonstrations."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from wuya.data.quality import QualityRules
+from wuya.demo.sizes import DemoSize
+from wuya.recipes import prepare_data, sft
+from wuya.recipes import pretrain as pretrain_recipe
+from wuya.recipes import train_tokenizer as train_tokenizer_recipe
+from wuya.recipes.prepare_data import PrepareConfig
+from wuya.recipes.pretrain import PretrainConfig
+from wuya.recipes.sft import SFTConfig
+from wuya.recipes.train_tokenizer import TokenizerConfig
+
+
+def train_tokenizer(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+    """Byte-level BPE on the training chats."""
+    train_tokenizer_recipe.run(
+        TokenizerConfig(
+            inputs=(str(folder / "data" / "train.txt"),), vocab_size=size.vocab_size, out=folder / "tokenizer"
+        )
+    )
+    return {}
+
+
+def prepare_corpus(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+    """Training shards by GPT-3's preparation, without the final prompts' text; validation shards as they are."""
+    data = folder / "data"
+    prepare_data.run(
+        PrepareConfig(
+            inputs=(str(data / "train.txt"),),
+            tokenizer=folder / "tokenizer",
+            out=folder / "shards",
+            rules=QualityRules(min_words=20),  # chats are short documents
+            decontaminate_against=(data / "final.jsonl",),
+            validation_fraction=0.0,
+            seed=seed,
+        )
+    )
+    prepare_data.run(
+        PrepareConfig(
+            inputs=(str(data / "validation.txt"),),
+            tokenizer=folder / "tokenizer",
+            out=folder / "shards_validation",
+            rules=QualityRules(min_words=1),
+            exact_dedup=False,
+            fuzzy_dedup=False,
+            validation_fraction=0.0,
+            seed=seed,
+        )
+    )
+    return {"manifest": json.loads((folder / "shards" / "manifest.json").read_text(encoding="utf-8"))["stages"]}
+
+
+def pretrain(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+    """A GPT from random weights."""
+    pretrain_recipe.run(_pretrain_config(folder, size, seed))
+    return {}
+
+
+def _pretrain_config(folder: Path, size: DemoSize, seed: int) -> PretrainConfig:
+    batch_size = 4_096 // size.pretraining_window
+    return PretrainConfig(
+        data=folder / "shards" / "train",
+        validation_data=folder / "shards_validation" / "train",
+        tokenizer=folder / "tokenizer",
+        model={**size.model, "context_length": size.context_length},
+        num_tokens=size.pretraining_tokens,
+        context_length=size.pretraining_window,
+        batch_size=batch_size,
+        microbatch_size=batch_size,
+        learning_rate=0.02,
+        adam_learning_rate=0.01,
+        out=folder / "base",
+        resume=(folder / "base").exists(),
+        validate_every=60,
+        validation_windows=128,
+        save_every=60,
+        seed=seed,
+        dtype="float32",
+    )
+
+
+def finetune(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+    """The SFT model: PPO's start, its reference, the reward model's trunk."""
+    sft.run(_sft_config(folder, "sft", "sft", size.sft_tokens, seed))
+    return {}
+
+
+def finetune_judge(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+    """A model of another seed on demonstrations of other chats: it judges answers and never sees PPO."""
+    sft.run(_sft_config(folder, "judge", "real_turns", size.judge_tokens, seed + 1_000))
+    return {}
+
+
+def _sft_config(folder: Path, name: str, demonstrations: str, num_tokens: int, seed: int) -> SFTConfig:
+    return SFTConfig(
+        base=folder / "base",
+        demonstrations=folder / "data" / f"{demonstrations}.jsonl",
+        out=folder / name,
+        resume=(folder / name).exists(),
+        num_tokens=num_tokens,
+        batch_size=16,
+        optimizer="muon",
+        learning_rate=0.01,
+        adam_learning_rate=0.005,
+        last_only=True,  # earlier answers in a prompt were not chosen by a labeler
+        seed=seed,
+        dtype="float32",
+    )

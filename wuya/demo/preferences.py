@@ -1,0 +1,107 @@
+"""Step 2: answers of the SFT model, ranked by simulated labelers, and a reward model that learns the rankings."""
+
+import json
+from itertools import combinations
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+from wuya.console import say
+from wuya.demo.sizes import DemoSize
+from wuya.feedback.simulated import Labelers, calibrate_noise
+from wuya.files import read_jsonl
+from wuya.recipes import label, reward_model, sample_completions
+from wuya.recipes.label import LabelConfig
+from wuya.recipes.reward_model import RewardModelConfig
+from wuya.recipes.sample_completions import SampleConfig, read_completions
+
+
+def sample_answers(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+    """K answers of the SFT model to the prompts for training, for the reward model's report, and for calibration."""
+    budgets = {"reward": size.ranked_prompts, "reward_eval": size.held_out_rankings, "tuning": size.calibration_prompts}
+    for number, (use, count) in enumerate(budgets.items()):
+        out = folder / "samples" / use
+        sample_completions.run(
+            SampleConfig(
+                checkpoint=folder / "sft",
+                prompts=folder / "data" / f"{use}.jsonl",
+                max_prompts=count,
+                k=size.answers_per_prompt,
+                max_tokens=size.max_answer_tokens,
+                out=out,
+                resume=out.exists(),
+                seed=seed * 10 + number,
+                dtype="float32",
+            )
+        )
+    return {"samples": json.loads((folder / "samples" / "reward" / "summary.json").read_text(encoding="utf-8"))}
+
+
+def rank_answers(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+    """Calibrate the labelers' noise once on SFT answers, freeze it, and let them rank through the feedback store."""
+    uncalibrated = Labelers.load(folder / "data" / "labelers_uncalibrated.json")
+    answers = list(read_completions(folder / "samples" / "tuning" / "completions.jsonl"))
+    labelers = calibrate_noise(uncalibrated, answers)
+    labelers.save(folder / "data" / "labelers.json")
+    say(f"two training labelers agree on {labelers.agreement:.1%} of pairs of SFT answers (simulated)")
+    groups: dict[Literal["training", "held_out"], tuple[str, int]] = {
+        "training": ("reward", 1),
+        "held_out": ("reward_eval", len(labelers.held_out)),
+    }
+    snapshots = {}
+    for group, (use, overlap) in groups.items():
+        snapshots[group] = label.run(
+            LabelConfig(
+                labeler="simulated",
+                candidates=folder / "samples" / use / "completions.jsonl",
+                database=str(folder / "wuya.db"),
+                project=group,
+                labelers=folder / "data" / "labelers.json",
+                group=group,
+                overlap=overlap,
+                out=folder / "rankings" / group,
+            )
+        )
+    return {
+        "training_agreement": labelers.agreement,
+        "snapshots": {name: str(path) for name, path in snapshots.items()},
+    }
+
+
+def train_reward_model(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+    """The reward model, judged on other prompts by labelers it never learned from."""
+    snapshots = json.loads((folder / "stages" / "label.json").read_text(encoding="utf-8"))["snapshots"]
+    held_out = Path(snapshots["held_out"])
+    reward_model.run(
+        RewardModelConfig(
+            model=folder / "sft",
+            rankings=Path(snapshots["training"]),
+            demonstrations=folder / "data" / "sft.jsonl",
+            heldout_rankings=(held_out,),
+            out=folder / "reward",
+            resume=(folder / "reward").exists(),
+            batch_size=16,
+            learning_rate=5e-4,
+            warmup_steps=5,
+            seed=seed,
+            dtype="float32",
+        )
+    )
+    report = json.loads((folder / "reward" / "report.json").read_text(encoding="utf-8"))[str(held_out)]
+    return {**report, "accuracy_vs_utility": _accuracy_against_utility(folder)}
+
+
+def _accuracy_against_utility(folder: Path) -> float:
+    """Share of the same answer pairs that the reward model orders as the noiseless shared utility does."""
+    labelers = Labelers.load(folder / "data" / "labelers.json")
+    scores = {
+        (row["prompt_id"], row["text"]): row["score"]
+        for _, row in read_jsonl(folder / "reward" / "heldout_scores.jsonl")
+    }
+    right: list[bool] = []
+    for prompt, candidates in read_completions(folder / "samples" / "reward_eval" / "completions.jsonl"):
+        for a, b in combinations(candidates, 2):
+            difference = labelers.shared_utility(prompt, a) - labelers.shared_utility(prompt, b)
+            if difference and (prompt.id, a.text) in scores and (prompt.id, b.text) in scores:
+                right.append((scores[prompt.id, a.text] > scores[prompt.id, b.text]) == (difference > 0))
+    return mean(right)
