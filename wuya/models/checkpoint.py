@@ -272,7 +272,7 @@ def checkpoint_tensors(model: GPT | ScalarModel) -> dict[str, Tensor]:
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """A safetensors file; a full disk is an OSError as everywhere, readers other than the owner get the usual rights."""
+    """A safetensors file with the usual rights; a full disk is an OSError, as for every other file."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:

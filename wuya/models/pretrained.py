@@ -59,9 +59,10 @@ def _classic_config(hf: Mapping[str, Any], *, norm_position: Literal["pre", "pos
 
 def _modern_config(hf: Mapping[str, Any], family: str) -> GPTConfig:
     _require_one_of(hf, "hidden_act", ("silu",), default="silu")
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    if (kind := rope.get("rope_type") or rope.get("type") or "default") != "default":
-        raise CheckpointError("rescaled rotary positions are not supported", found=f"rope_type {kind!r}")
+    rope = hf.get("rope_parameters") or {}  # transformers 5; before: rope_theta, and rope_scaling where it is rescaled
+    for settings in (rope, hf.get("rope_scaling") or {}):
+        if (kind := settings.get("rope_type") or settings.get("type") or "default") != "default":
+            raise CheckpointError("rescaled rotary positions are not supported", found=f"rope_type {kind!r}")
     if hf.get("use_sliding_window") and "sliding_attention" in (hf.get("layer_types") or ["sliding_attention"]):
         raise CheckpointError("sliding-window attention is not supported", found="use_sliding_window true")
     heads = hf["num_attention_heads"]

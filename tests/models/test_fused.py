@@ -1,0 +1,56 @@
+"""The hand-written passes are torch's own operations: values, and gradients against finite differences."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wuya.models import fused
+
+
+def leaves(*shape: int, count: int = 3) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(count)]
+
+
+def test_rms_norm_has_the_gradients_of_finite_differences() -> None:
+    (x,), weight = leaves(2, 3, 8, count=1), torch.linspace(0.5, 2.0, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, w: fused.rms_norm(x, w, 1e-3), (x, weight))
+
+
+def test_rms_norm_equals_torchs() -> None:
+    x, weight = leaves(2, 5, 16, count=2)
+    weight = weight[0, 0]
+    torch.testing.assert_close(fused.rms_norm(x, weight, 1e-6), F.rms_norm(x, (16,), weight, 1e-6))
+
+
+@pytest.mark.parametrize("length", [1, 7, 64, 65, 130])
+def test_block_attention_equals_sdpa_with_its_gradients(length: int) -> None:
+    q, k, v = leaves(2, 3, length, 4)
+    grad = torch.randn(2, length, 3, 4, dtype=torch.float64).transpose(1, 2)
+    ours, theirs = fused.causal_attention(q, k, v), F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(
+        torch.autograd.grad(ours, (q, k, v), grad), torch.autograd.grad(theirs, (q, k, v), grad), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("length", [20, 100])
+def test_block_attention_with_a_mask_equals_sdpa_with_its_gradients(length: int) -> None:
+    q, k, v = leaves(2, 3, length, 4)
+    segments_BT = torch.arange(length).div(9, rounding_mode="floor").expand(2, -1)
+    mask = (segments_BT[:, None, :, None] == segments_BT[:, None, None, :]) & torch.ones(length, length).tril().bool()
+    ours, theirs = fused.causal_attention(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(ours, theirs)
+    grads = [torch.autograd.grad(out.square().sum(), (q, k, v)) for out in (ours, theirs)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_it_is_for_full_precision_on_the_cpu_only() -> None:
+    assert fused.applies_to(torch.zeros(1))
+    assert not fused.applies_to(torch.zeros(1, dtype=torch.bfloat16))
+    assert not fused.applies_to(torch.zeros(1, device="meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not fused.applies_to(torch.zeros(1))
