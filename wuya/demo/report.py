@@ -1,6 +1,5 @@
 """The demo's report.html: gates, costs, curves of every stage, calibration, gold against proxy, answers in columns."""
 
-import base64
 import html
 import json
 import math
@@ -10,7 +9,8 @@ from typing import Any
 
 from wuya.evals.evaluation_report import evaluation_sections, html_table, page
 from wuya.files import BadRows, read_jsonl, write_atomic
-from wuya.training.report import curves, line_plot
+from wuya.training.report import curves
+from wuya.training.svg import line_plot
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
@@ -95,8 +95,7 @@ def _against_distance(rows: Sequence[Mapping[str, float]]) -> Series:
 def _plot(title: str, series: Series, xlabel: str = "step") -> str:
     if not series:
         return ""
-    svg = base64.b64encode(line_plot(title, series, xlabel)).decode()
-    return f'<figure><img alt="{html.escape(title)}" src="data:image/svg+xml;base64,{svg}"></figure>'
+    return f"<figure>{line_plot(title, series, xlabel)}</figure>"
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:

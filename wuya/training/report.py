@@ -1,22 +1,20 @@
 """report.html of a run: curves of metrics.jsonl, the last samples, the settings. One file, no scripts, no network."""
 
-import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wuya.files import BadRows, read_jsonl, write_atomic
 from wuya.training.metrics import METRICS
+from wuya.training.svg import line_plot
 
 HIDDEN = frozenset({"step", "time"})
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}figure{display:inline-block;margin:.5rem;vertical-align:top}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}figure{display:inline-block;margin:.5rem;vertical-align:top;max-width:25rem}
 table{border-collapse:collapse}td,th{border:1px solid #ddd;padding:.25rem .6rem;text-align:left;vertical-align:top}
 td.number{text-align:right;font-variant-numeric:tabular-nums}pre{white-space:pre-wrap;background:#f6f6f6;padding:.6rem}
-@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}
-figure img{background:#fff}pre{background:#222}td,th{border-color:#444}}"""
+@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}pre{background:#222}td,th{border-color:#444}}"""
 
 
 def write_report(out: Path) -> Path:
@@ -53,33 +51,9 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[int], list
 
 
 def figure(name: str, steps: Sequence[int], values: Sequence[float]) -> str:
-    """One curve as an inline SVG with the metric's meaning beneath."""
-    svg = base64.b64encode(line_plot(name, {"": (steps, values)})).decode()
+    """One curve with the metric's meaning beneath."""
     caption = html.escape(METRICS[name].meaning) if name in METRICS else ""
-    image = f'<img alt="{html.escape(name)}" src="data:image/svg+xml;base64,{svg}">'
-    return f"<figure>{image}<figcaption style='max-width:26rem'>{caption}</figcaption></figure>"
-
-
-def line_plot(title: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str = "step") -> bytes:
-    """An SVG of named curves. Uses matplotlib's object interface: no global state, no display."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(4.4, 2.6))
-    axes = drawing.add_axes((0.13, 0.18, 0.84, 0.7))  # by hand: a layout engine takes five times the time
-    for label, (xs, ys) in series.items():
-        axes.plot(xs, ys, linewidth=1.2, label=label or None)
-    axes.set_title(title, fontsize=9)
-    axes.set_xlabel(xlabel, fontsize=8)
-    axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.3)
-    if any(series):
-        axes.legend(fontsize=7)
-    buffer = io.BytesIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "wuya"}):  # text as text, the same file every time
-        FigureCanvasSVG(drawing).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+    return f"<figure>{line_plot(name, {'': (steps, values)})}<figcaption>{caption}</figcaption></figure>"
 
 
 def last_values_table(rows: Sequence[Mapping[str, Any]]) -> str:
