@@ -1,6 +1,5 @@
 """The demo's report.html: gates, costs, curves of every stage, calibration, gold against proxy, answers in columns."""
 
-import html
 import json
 import math
 from collections.abc import Mapping, Sequence
