@@ -25,7 +25,8 @@ class ScalarModel(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.head = nn.Linear(trunk.config.model_dim, 1, bias=False, device=trunk.device, dtype=trunk.dtype)
-        nn.init.normal_(self.head.weight, std=1 / math.sqrt(trunk.config.model_dim + 1))
+        if not self.head.weight.is_meta:  # torch would import its compiler to draw numbers nobody keeps: 3 s
+            nn.init.normal_(self.head.weight, std=1 / math.sqrt(trunk.config.model_dim + 1))
         self.register_buffer("bias", torch.zeros((), device=trunk.device))
 
     def values(
