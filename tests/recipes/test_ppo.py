@@ -178,7 +178,7 @@ def test_adapters_on_one_trunk_are_policy_value_reward_and_reference(make: Make,
             batch_size=8,
             learning_rate=1e-2,
             device="cpu",
-        )  # fmt: skip
+        )
     )
     changes: dict[str, Any] = {"reward": str(corpus / "lora_rm"), "lora_rank": 4, "learning_rate": 1e-2}
     straight = make("straight", **changes)
