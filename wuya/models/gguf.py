@@ -151,6 +151,11 @@ def hf_config(fields: _Fields, *, tied: bool) -> dict[str, Any]:
     return hf
 
 
+def _pair(merge: str) -> tuple[str, str]:
+    left, right = merge.split(" ")  # neither holds a space: bytes are spelled in GPT-2's printable characters
+    return left, right
+
+
 def read_tokenizer(fields: _Fields) -> Tokenizer:
     """The byte-level BPE tokenizer of a GGUF file, with its chat template (ChatML where it has none)."""
     kind, pre = fields.need("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "gpt2")
@@ -168,7 +173,7 @@ def read_tokenizer(fields: _Fields) -> Tokenizer:
     begin: int | None = fields.get("tokenizer.ggml.bos_token_id")
     return Tokenizer.from_parts(
         {token: id for id, token in enumerate(tokens)},
-        [(left, right) for left, right in (merge.split(" ") for merge in fields.need("tokenizer.ggml.merges"))],
+        [_pair(merge) for merge in fields.need("tokenizer.ggml.merges")],
         pre_tokenizer=cast(PreTokenizerName, pre),
         special_tokens={tokens[id]: id for id, type in enumerate(types) if type == TokenType.CONTROL},
         eos_token=tokens[end],

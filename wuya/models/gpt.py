@@ -122,7 +122,7 @@ class GPT(nn.Module):
 
 def uninitialised_embedding(rows: int, width: int) -> nn.Embedding:
     """A table whose values come later: nn.Embedding draws N(0, 1) first, which takes long for a large vocabulary."""
-    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width), _freeze=False)
 
 
 def segment_mask(segments_BT: Tensor) -> Tensor:

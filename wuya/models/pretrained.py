@@ -26,6 +26,13 @@ IGNORED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", "position_
 # ---- config.json -> GPTConfig
 def config_from_hf(hf: Mapping[str, Any]) -> GPTConfig:
     """Our description of the model that a Hugging Face config.json describes."""
+    try:
+        return _config_from_hf(hf)
+    except KeyError as error:
+        raise CheckpointError(f"config.json lacks the field {error}", found=", ".join(sorted(hf)[:12])) from error
+
+
+def _config_from_hf(hf: Mapping[str, Any]) -> GPTConfig:
     family = hf.get("model_type")
     if family == OWN_FAMILY:
         return _own_config(hf)

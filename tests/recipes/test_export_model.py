@@ -1,0 +1,49 @@
+"""`wuya export`: the run's newest checkpoint as a Hugging Face folder, or the reason why there is none."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.models.architectures import random_model
+from wuya.errors import ConfigError
+from wuya.models.checkpoint import save_checkpoint
+from wuya.models.reward_model import ScalarModel
+from wuya.recipes.export_model import ExportConfig, run
+from wuya.tokenizer.bpe import Tokenizer, train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(["a b c"], vocab_size=260)
+
+
+def test_a_run_is_exported_from_its_newest_step(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    for step, name in (("step_000001", "llama"), ("step_000002", "qwen3")):
+        save_checkpoint(tmp_path / "run" / "checkpoints" / step, random_model(name), tokenizer)
+    (tmp_path / "run" / "checkpoints" / "step_000002" / "resume").mkdir()
+    out = run(ExportConfig(checkpoint=tmp_path / "run", out=tmp_path / "out", dtype="bfloat16"))
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["Qwen3ForCausalLM"]
+    assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
+    assert not (out / "resume").exists()
+
+
+def test_the_speedrun_preset_is_refused_with_the_reason(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    save_checkpoint(tmp_path / "model", random_model("speedrun"), tokenizer)
+    with pytest.raises(ConfigError, match="softcap"):
+        run(ExportConfig(checkpoint=tmp_path / "model", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_bias_of_a_reward_model_is_said(
+    tmp_path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ScalarModel(random_model("qwen3"))
+    model.bias.fill_(0.5)
+    save_checkpoint(tmp_path / "reward", model, tokenizer)
+    run(ExportConfig(checkpoint=tmp_path / "reward", out=tmp_path / "out", json=True))
+    captured = capsys.readouterr()
+    assert "+0.5000" in captured.err
+    assert json.loads(captured.out)["architecture"] == "Qwen3ForSequenceClassification"
