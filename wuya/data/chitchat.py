@@ -23,7 +23,7 @@ from wuya.errors import DataError
 from wuya.records import Demonstration, Message, Prompt, Role
 
 Split = Literal["train", "validation", "test"]
-Use = Literal["sft", "judge", "reward", "ppo", "reward_eval", "tuning", "final"]
+Use = Literal["sft", "judge", "reward", "ppo", "calibration", "tuning", "final"]
 SPEAKERS = ("A", "B")
 MAX_PROMPTS_PER_AUTHOR = 200
 MIN_CONTENT_WORDS = 4
@@ -100,7 +100,7 @@ def exchanges(splits: dict[Split, list[Chat]]) -> dict[Use, list[Demonstration]]
     Held-out uses are filled first, so that a prompt which recurs belongs to the evaluation and leaves training.
     """
     uses: dict[Use, list[Demonstration]] = {
-        use: [] for use in (*(u for u, _ in TRAINING_USES), "reward_eval", "tuning", "final")
+        use: [] for use in (*(u for u, _ in TRAINING_USES), "calibration", "tuning", "final")
     }
     seen: set[str] = set()
     per_author: Counter[str] = Counter()
@@ -126,12 +126,14 @@ def normalised(text: str) -> str:
 
 
 def _exchanges_of(chat: Chat) -> Iterator[Demonstration]:
+    num_words = [len(turn.text.split()) for turn in chat.turns]
     for position in range(1, len(chat.turns)):
-        num_turns = min(position, 1 + _digest(f"{chat.id}/{position}") % 3)
-        turns = chat.turns[position - num_turns : position]
-        words = sum(len(turn.text.split()) for turn in turns)
-        if len(set(content_words(turns[-1].text))) < MIN_CONTENT_WORDS or words > MAX_PROMPT_WORDS:
+        if len(set(content_words(chat.turns[position - 1].text))) < MIN_CONTENT_WORDS:
             continue
+        num_turns = min(position, 1 + _digest(f"{chat.id}/{position}") % 3)
+        if sum(num_words[position - num_turns : position]) > MAX_PROMPT_WORDS:
+            continue
+        turns = chat.turns[position - num_turns : position]
         roles: tuple[Role, Role] = ("user", "assistant")
         messages = tuple(Message(roles[(num_turns - 1 - i) % 2], turn.text) for i, turn in enumerate(turns))
         author = hashlib.sha256(turns[-1].sender.encode()).hexdigest()[:12]
@@ -172,7 +174,7 @@ def _use_of(chat: Chat, split: Split) -> Use:
     if split == "test":
         return "final"
     if split == "validation":
-        return "tuning" if share < 0.5 else "reward_eval"
+        return "tuning" if share < 0.7 else "calibration"
     for use, upto in TRAINING_USES:
         if share < upto:
             return use

@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any
 
 from wuya.data.formats import read_prompts
-from wuya.demo.sizes import DemoSize
+from wuya.demo.sizes import Demo
 from wuya.feedback.simulated import Labelers
 from wuya.inference.rollout_files import read_episodes
 from wuya.recipes import ppo
@@ -20,51 +20,51 @@ PTX_COEF = 1.0
 """Weight of the pre-training loss, a mean over tokens like the policy's."""
 
 
-def run_ppo(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+def run_ppo(demo: Demo) -> dict[str, Any]:
     """Plain PPO."""
-    ppo.run(ppo_config(folder, size, seed))
-    return {"gold_and_proxy": _gold_and_proxy(folder, "ppo")}
+    ppo.run(ppo_config(demo))
+    return {"gold_and_proxy": _gold_and_proxy(demo.folder, "ppo")}
 
 
-def run_ppo_ptx(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+def run_ppo_ptx(demo: Demo) -> dict[str, Any]:
     """PPO-ptx: differs from plain PPO in the pre-training mix alone."""
     ppo.run(
         replace(
-            ppo_config(folder, size, seed),
-            out=folder / "ppo_ptx",
-            resume=(folder / "ppo_ptx").exists(),
+            ppo_config(demo),
+            out=demo.folder / "ppo_ptx",
+            resume=(demo.folder / "ppo_ptx").exists(),
             ptx_coef=PTX_COEF,
         )
     )
-    return {"gold_and_proxy": _gold_and_proxy(folder, "ppo_ptx")}
+    return {"gold_and_proxy": _gold_and_proxy(demo.folder, "ppo_ptx")}
 
 
-def ppo_config(folder: Path, size: DemoSize, seed: int) -> PPOConfig:
+def ppo_config(demo: Demo) -> PPOConfig:
     """PPO scaled to a run of a few dozen steps. Deviations from InstructGPT, and why, in docs/guides/demo.md."""
     return PPOConfig(
-        policy=folder / "sft",
-        reward=str(folder / "reward"),
-        prompts=folder / "data" / "ppo.jsonl",
-        ptx_shards=folder / "shards" / "train",
-        out=folder / "ppo",
-        resume=(folder / "ppo").exists(),
-        num_updates=size.ppo_updates,
-        rollout_batch_size=size.episodes,
-        minibatch_size=max(8, size.episodes // 4),
+        policy=demo.folder / "sft",
+        reward=str(demo.folder / "reward"),
+        prompts=demo.folder / "data" / "ppo.jsonl",
+        ptx_shards=demo.folder / "shards" / "train",
+        out=demo.folder / "ppo",
+        resume=(demo.folder / "ppo").exists(),
+        num_updates=demo.size.ppo_updates,
+        rollout_batch_size=demo.size.episodes,
+        minibatch_size=max(8, demo.size.episodes // 4),
         ppo_epochs=1,
-        max_tokens=size.max_answer_tokens,
+        max_tokens=demo.size.max_answer_tokens,
         max_prompt_tokens=128,
         learning_rate=3e-4,
         value_learning_rate=5e-4,
         warmup_updates=2,
         value_warmup_updates=1,
-        kl_coef=0.05,
+        kl_coef=0.15,
         ema_decay=0.9,
         ptx_ratio=1.0,
         ptx_context_length=64,
         dump_rollouts=True,
         save_every=4,
-        seed=seed,
+        seed=demo.seed,
         dtype="float32",
     )
 
@@ -88,15 +88,15 @@ def _answer(tokenizer: Tokenizer, token_ids: tuple[int, ...]) -> Candidate:
     return Candidate(text, token_ids, finished=token_ids[-1] == tokenizer.eos_id)
 
 
-def continue_pretraining(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+def continue_pretraining(demo: Demo) -> dict[str, Any]:
     """What the pre-training mix does alone: the SFT model on as many tokens of it, at PPO's rate, without PPO."""
-    settings = ppo_config(folder, size, seed)
+    settings = ppo_config(demo)
     steps = settings.num_updates * settings.steps_per_update
     pretrain_recipe.run(
         PretrainConfig(
-            data=folder / "shards" / "train",
-            tokenizer=folder / "tokenizer",
-            init=folder / "sft",
+            data=demo.folder / "shards" / "train",
+            tokenizer=demo.folder / "tokenizer",
+            init=demo.folder / "sft",
             num_tokens=steps * settings.ptx_batch_size * settings.ptx_context_length,
             context_length=settings.ptx_context_length,
             batch_size=settings.ptx_batch_size,
@@ -106,9 +106,9 @@ def continue_pretraining(folder: Path, size: DemoSize, seed: int) -> dict[str, A
             warmup=0.1,
             warmdown=0.0,
             validate_every=0,
-            out=folder / "sft_plus_ptx",
-            resume=(folder / "sft_plus_ptx").exists(),
-            seed=seed,
+            out=demo.folder / "sft_plus_ptx",
+            resume=(demo.folder / "sft_plus_ptx").exists(),
+            seed=demo.seed,
             dtype="float32",
         )
     )

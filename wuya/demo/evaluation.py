@@ -1,35 +1,34 @@
 """The last stage: every model on people no stage has met, and the summary that the gates are checked against."""
 
 import json
-from pathlib import Path
 from typing import Any
 
-from wuya.demo.sizes import DemoSize
+from wuya.demo.sizes import Demo
 from wuya.recipes import evaluate as evaluate_recipe
 from wuya.recipes.evaluate import EvaluateConfig
 
 
-def evaluate(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+def evaluate(demo: Demo) -> dict[str, Any]:
     """Every stage on the final prompts and the test chats."""
-    data = folder / "data"
+    data = demo.folder / "data"
     path = evaluate_recipe.run(
         EvaluateConfig(
-            out=folder / "evaluation",
-            base=folder / "base",
+            out=demo.folder / "evaluation",
+            base=demo.folder / "base",
             shots=data / "sft.jsonl",
-            sft=folder / "sft",
-            policies={"ppo": folder / "ppo", "ppo_ptx": folder / "ppo_ptx"},
-            tax_only={"sft_plus_ptx": folder / "sft_plus_ptx"},
-            prompts=data / "final.jsonl",
-            texts=data / "test.txt",
+            sft=demo.folder / "sft",
+            policies={"ppo": demo.folder / "ppo", "ppo_ptx": demo.folder / "ppo_ptx"},
+            tax_only={"sft_plus_ptx": demo.folder / "sft_plus_ptx"},
+            prompts=data / "evaluation.jsonl",
+            texts=data / "evaluation.txt",
             labelers=data / "labelers.json",
-            reward_model=str(folder / "reward"),
-            judge=folder / "judge",
+            reward_model=str(demo.folder / "reward"),
+            judge=demo.folder / "judge",
             judge_turns=data / "real_turns.jsonl",
-            num_prompts=size.evaluation_prompts,
-            num_texts=size.evaluation_texts,
-            max_tokens=size.max_answer_tokens,
-            seed=seed,
+            num_prompts=demo.size.evaluation_prompts,
+            num_texts=demo.size.evaluation_texts,
+            max_tokens=demo.size.max_answer_tokens,
+            seed=demo.seed,
         )
     )
     return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from wuya.data.quality import QualityRules
-from wuya.demo.sizes import DemoSize
+from wuya.demo.sizes import Demo
 from wuya.recipes import prepare_data, sft
 from wuya.recipes import pretrain as pretrain_recipe
 from wuya.recipes import train_tokenizer as train_tokenizer_recipe
@@ -15,83 +15,85 @@ from wuya.recipes.sft import SFTConfig
 from wuya.recipes.train_tokenizer import TokenizerConfig
 
 
-def train_tokenizer(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+def train_tokenizer(demo: Demo) -> dict[str, Any]:
     """Byte-level BPE on the training chats."""
     train_tokenizer_recipe.run(
         TokenizerConfig(
-            inputs=(str(folder / "data" / "train.txt"),), vocab_size=size.vocab_size, out=folder / "tokenizer"
+            inputs=(str(demo.folder / "data" / "train.txt"),),
+            vocab_size=demo.size.vocab_size,
+            out=demo.folder / "tokenizer",
         )
     )
     return {}
 
 
-def prepare_corpus(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+def prepare_corpus(demo: Demo) -> dict[str, Any]:
     """Training shards by GPT-3's preparation, without the final prompts' text; validation shards as they are."""
-    data = folder / "data"
+    data = demo.folder / "data"
     prepare_data.run(
         PrepareConfig(
             inputs=(str(data / "train.txt"),),
-            tokenizer=folder / "tokenizer",
-            out=folder / "shards",
+            tokenizer=demo.folder / "tokenizer",
+            out=demo.folder / "shards",
             rules=QualityRules(min_words=20),  # chats are short documents
-            decontaminate_against=(data / "final.jsonl",),
+            decontaminate_against=(data / "evaluation.jsonl",),
             validation_fraction=0.0,
-            seed=seed,
+            seed=demo.seed,
         )
     )
     prepare_data.run(
         PrepareConfig(
             inputs=(str(data / "validation.txt"),),
-            tokenizer=folder / "tokenizer",
-            out=folder / "shards_validation",
+            tokenizer=demo.folder / "tokenizer",
+            out=demo.folder / "shards_validation",
             rules=QualityRules(min_words=1),
             exact_dedup=False,
             fuzzy_dedup=False,
             validation_fraction=0.0,
-            seed=seed,
+            seed=demo.seed,
         )
     )
-    return {"manifest": json.loads((folder / "shards" / "manifest.json").read_text(encoding="utf-8"))["stages"]}
+    return {"manifest": json.loads((demo.folder / "shards" / "manifest.json").read_text(encoding="utf-8"))["stages"]}
 
 
-def pretrain(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+def pretrain(demo: Demo) -> dict[str, Any]:
     """A GPT from random weights."""
-    pretrain_recipe.run(_pretrain_config(folder, size, seed))
+    pretrain_recipe.run(_pretrain_config(demo))
     return {}
 
 
-def _pretrain_config(folder: Path, size: DemoSize, seed: int) -> PretrainConfig:
-    batch_size = 4_096 // size.pretraining_window
+def _pretrain_config(demo: Demo) -> PretrainConfig:
+    batch_size = 4_096 // demo.size.pretraining_window
     return PretrainConfig(
-        data=folder / "shards" / "train",
-        validation_data=folder / "shards_validation" / "train",
-        tokenizer=folder / "tokenizer",
-        model={**size.model, "context_length": size.context_length},
-        num_tokens=size.pretraining_tokens,
-        context_length=size.pretraining_window,
+        data=demo.folder / "shards" / "train",
+        validation_data=demo.folder / "shards_validation" / "train",
+        tokenizer=demo.folder / "tokenizer",
+        model={**demo.size.model, "context_length": demo.size.context_length},
+        num_tokens=demo.size.pretraining_tokens,
+        context_length=demo.size.pretraining_window,
         batch_size=batch_size,
         microbatch_size=batch_size,
         learning_rate=0.02,
         adam_learning_rate=0.01,
-        out=folder / "base",
-        resume=(folder / "base").exists(),
+        out=demo.folder / "base",
+        resume=(demo.folder / "base").exists(),
         validate_every=60,
         validation_windows=128,
         save_every=60,
-        seed=seed,
+        seed=demo.seed,
         dtype="float32",
     )
 
 
-def finetune(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+def finetune(demo: Demo) -> dict[str, Any]:
     """The SFT model: PPO's start, its reference, the reward model's trunk."""
-    sft.run(_sft_config(folder, "sft", "sft", size.sft_tokens, seed))
+    sft.run(_sft_config(demo.folder, "sft", "sft", demo.size.sft_tokens, demo.seed))
     return {}
 
 
-def finetune_judge(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+def finetune_judge(demo: Demo) -> dict[str, Any]:
     """A model of another seed on demonstrations of other chats: it judges answers and never sees PPO."""
-    sft.run(_sft_config(folder, "judge", "real_turns", size.judge_tokens, seed + 1_000))
+    sft.run(_sft_config(demo.folder, "judge", "real_turns", demo.size.judge_tokens, demo.seed + 1_000))
     return {}
 
 

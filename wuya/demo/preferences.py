@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any, Literal
 
 from wuya.console import say
-from wuya.demo.sizes import DemoSize
+from wuya.demo.sizes import Demo
 from wuya.feedback.simulated import Labelers, calibrate_noise
 from wuya.files import read_jsonl
 from wuya.recipes import label, reward_model, sample_completions
@@ -15,51 +15,59 @@ from wuya.recipes.label import LabelConfig
 from wuya.recipes.reward_model import RewardModelConfig
 from wuya.recipes.sample_completions import SampleConfig, read_completions
 
+LABELERS_A_PROMPT = 3
+"""Training labelers who rank each prompt; their votes weigh 1 together. More opinions cost a reward model no time."""
 
-def sample_answers(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+
+def sample_answers(demo: Demo) -> dict[str, Any]:
     """K answers of the SFT model to the prompts for training, for the reward model's report, and for calibration."""
-    budgets = {"reward": size.ranked_prompts, "reward_eval": size.held_out_rankings, "tuning": size.calibration_prompts}
+    size = demo.size
+    budgets = {
+        "reward": size.ranked_prompts,
+        "reward_report": size.held_out_rankings,
+        "calibration": size.calibration_prompts,
+    }
     for number, (use, count) in enumerate(budgets.items()):
-        out = folder / "samples" / use
+        out = demo.folder / "samples" / use
         sample_completions.run(
             SampleConfig(
-                checkpoint=folder / "sft",
-                prompts=folder / "data" / f"{use}.jsonl",
+                checkpoint=demo.folder / "sft",
+                prompts=demo.folder / "data" / f"{use}.jsonl",
                 max_prompts=count,
-                k=size.answers_per_prompt,
-                max_tokens=size.max_answer_tokens,
+                k=demo.size.answers_per_prompt,
+                max_tokens=demo.size.max_answer_tokens,
                 out=out,
                 resume=out.exists(),
-                seed=seed * 10 + number,
+                seed=demo.seed * 10 + number,
                 dtype="float32",
             )
         )
-    return {"samples": json.loads((folder / "samples" / "reward" / "summary.json").read_text(encoding="utf-8"))}
+    return {"samples": json.loads((demo.folder / "samples" / "reward" / "summary.json").read_text(encoding="utf-8"))}
 
 
-def rank_answers(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+def rank_answers(demo: Demo) -> dict[str, Any]:
     """Calibrate the labelers' noise once on SFT answers, freeze it, and let them rank through the feedback store."""
-    uncalibrated = Labelers.load(folder / "data" / "labelers_uncalibrated.json")
-    answers = list(read_completions(folder / "samples" / "tuning" / "completions.jsonl"))
+    uncalibrated = Labelers.load(demo.folder / "data" / "labelers_uncalibrated.json")
+    answers = list(read_completions(demo.folder / "samples" / "calibration" / "completions.jsonl"))
     labelers = calibrate_noise(uncalibrated, answers)
-    labelers.save(folder / "data" / "labelers.json")
+    labelers.save(demo.folder / "data" / "labelers.json")
     say(f"two training labelers agree on {labelers.agreement:.1%} of pairs of SFT answers (simulated)")
     groups: dict[Literal["training", "held_out"], tuple[str, int]] = {
-        "training": ("reward", 1),
-        "held_out": ("reward_eval", len(labelers.held_out)),
+        "training": ("reward", LABELERS_A_PROMPT),
+        "held_out": ("reward_report", len(labelers.held_out)),
     }
     snapshots = {}
     for group, (use, overlap) in groups.items():
         snapshots[group] = label.run(
             LabelConfig(
                 labeler="simulated",
-                candidates=folder / "samples" / use / "completions.jsonl",
-                database=str(folder / "wuya.db"),
+                candidates=demo.folder / "samples" / use / "completions.jsonl",
+                database=str(demo.folder / "wuya.db"),
                 project=group,
-                labelers=folder / "data" / "labelers.json",
+                labelers=demo.folder / "data" / "labelers.json",
                 group=group,
                 overlap=overlap,
-                out=folder / "rankings" / group,
+                out=demo.folder / "rankings" / group,
             )
         )
     return {
@@ -68,27 +76,27 @@ def rank_answers(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
     }
 
 
-def train_reward_model(folder: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+def train_reward_model(demo: Demo) -> dict[str, Any]:
     """The reward model, judged on other prompts by labelers it never learned from."""
-    snapshots = json.loads((folder / "stages" / "label.json").read_text(encoding="utf-8"))["snapshots"]
+    snapshots = json.loads((demo.folder / "stages" / "label.json").read_text(encoding="utf-8"))["snapshots"]
     held_out = Path(snapshots["held_out"])
     reward_model.run(
         RewardModelConfig(
-            model=folder / "sft",
+            model=demo.folder / "sft",
             rankings=Path(snapshots["training"]),
-            demonstrations=folder / "data" / "sft.jsonl",
+            demonstrations=demo.folder / "data" / "sft.jsonl",
             heldout_rankings=(held_out,),
-            out=folder / "reward",
-            resume=(folder / "reward").exists(),
-            batch_size=16,
-            learning_rate=5e-4,
+            out=demo.folder / "reward",
+            resume=(demo.folder / "reward").exists(),
+            batch_size=8,
+            learning_rate=7e-4,
             warmup_steps=5,
-            seed=seed,
+            seed=demo.seed,
             dtype="float32",
         )
     )
-    report = json.loads((folder / "reward" / "report.json").read_text(encoding="utf-8"))[str(held_out)]
-    return {**report, "accuracy_vs_utility": _accuracy_against_utility(folder)}
+    report = json.loads((demo.folder / "reward" / "report.json").read_text(encoding="utf-8"))[str(held_out)]
+    return {**report, "accuracy_vs_utility": _accuracy_against_utility(demo.folder)}
 
 
 def _accuracy_against_utility(folder: Path) -> float:
@@ -99,7 +107,7 @@ def _accuracy_against_utility(folder: Path) -> float:
         for _, row in read_jsonl(folder / "reward" / "heldout_scores.jsonl")
     }
     right: list[bool] = []
-    for prompt, candidates in read_completions(folder / "samples" / "reward_eval" / "completions.jsonl"):
+    for prompt, candidates in read_completions(folder / "samples" / "reward_report" / "completions.jsonl"):
         for a, b in combinations(candidates, 2):
             difference = labelers.shared_utility(prompt, a) - labelers.shared_utility(prompt, b)
             if difference and (prompt.id, a.text) in scores and (prompt.id, b.text) in scores:

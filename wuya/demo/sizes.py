@@ -1,6 +1,8 @@
-"""The demo's one dial: every budget of a size, as counts of tokens, prompts and episodes."""
+"""The demo's one dial: every budget of a size, as counts of tokens, prompts and episodes; and what a stage is given."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,11 +15,11 @@ class DemoSize:
     num_heads: int = 5
     mlp_dim: int = 416
     context_length: int = 256
-    pretraining_tokens: int = 1_200_000
+    pretraining_tokens: int = 1_000_000
     pretraining_window: int = 128
     """Tokens a training row: chats turn over quickly, and short rows are faster on a CPU."""
     sft_tokens: int = 300_000
-    judge_tokens: int = 120_000
+    judge_tokens: int = 100_000
     ranked_prompts: int = 800
     answers_per_prompt: int = 6
     """K."""
@@ -25,7 +27,7 @@ class DemoSize:
     held_out_rankings: int = 150
     """Prompts of the reward model's report, each ranked by every held-out labeler."""
     calibration_prompts: int = 120
-    ppo_updates: int = 16
+    ppo_updates: int = 10
     episodes: int = 256
     evaluation_prompts: int = 600
     evaluation_texts: int = 150
@@ -58,3 +60,15 @@ SIZES = {
         sft_tokens=800_000, judge_tokens=400_000, ranked_prompts=2_000, ppo_updates=24,
     ),
 }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """One run of the demo: what every stage is given."""
+
+    folder: Path
+    """Where everything lies; what one stage hands to the next is a file in it."""
+    size: DemoSize
+    seed: int
+    evaluate_on: Literal["final", "tuning"] = "final"
+    """Whose prompts and chats the reward model and the policies are judged on."""

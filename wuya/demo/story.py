@@ -22,7 +22,7 @@ from typing import Any, Literal
 from wuya.console import heading, say, table
 from wuya.demo import alignment, evaluation, models, people, preferences
 from wuya.demo.report import write_demo_report
-from wuya.demo.sizes import SIZES, DemoSize
+from wuya.demo.sizes import SIZES, Demo
 from wuya.environment import environment_report
 from wuya.evals.gates import Gate, check_gates
 from wuya.files import FileLock, default_workspace, make_folder, sha256_json, to_json, write_atomic
@@ -41,6 +41,8 @@ class DemoConfig:
     """The run is <workspace>/runs/<name>."""
     workspace: Path | None = None
     """Where everything is written; default: $WUYA_WORKSPACE, or ./workspace."""
+    evaluate_on: Literal["final", "tuning"] = "final"
+    """Prompts and chats to judge on: the final ones, or those set apart for choosing settings."""
     json: bool = False
     """Print summary.json to stdout instead of tables."""
 
@@ -50,7 +52,7 @@ class DemoConfig:
         return (self.workspace or default_workspace()) / "runs" / self.name
 
 
-Stage = tuple[str, str, Callable[[Path, DemoSize, int], dict[str, Any]]]
+Stage = tuple[str, str, Callable[[Demo], dict[str, Any]]]
 
 STORY: tuple[Stage, ...] = (
     ("data", "Real chats, split by person; who the (simulated) labelers are", people.prepare_people_and_data),
@@ -71,48 +73,50 @@ STORY: tuple[Stage, ...] = (
 
 def run(config: DemoConfig) -> Path:
     """Returns the path of summary.json."""
-    size = SIZES[config.size]
-    folder = make_folder(config.folder)
-    with FileLock(folder / "demo.lock"):
-        _keep_other_demo_aside(folder, config, size)
+    demo = Demo(make_folder(config.folder), SIZES[config.size], config.seed, config.evaluate_on)
+    with FileLock(demo.folder / "demo.lock"):
+        _keep_other_demo_aside(demo, config)
         results: dict[str, dict[str, Any]] = {}
         for number, (name, title, stage) in enumerate(STORY, start=1):
-            results[name] = _run_stage(folder, number, name, title, stage, size, config.seed)
-        summary = evaluation.summarize(results, config.seed, config.size)
+            heading(f"{number}/{len(STORY)} {title}")
+            results[name] = _run_stage(demo, name, stage)
+        summary = evaluation.summarize(results, demo.seed, config.size)
         gates = check_gates(summary) if config.size != "tiny" else []
         summary |= {"gates": [gate.to_dict() for gate in gates], "environment": environment_report()}
-        path = folder / "summary.json"
+        path = demo.folder / "summary.json"
         write_atomic(path, to_json(summary, indent=1) + "\n")
-        write_demo_report(folder, summary)
+        write_demo_report(demo.folder, summary)
     if config.json:
         print(to_json(summary))  # noqa: T201
     else:
-        print(_closing(folder, summary, gates))  # noqa: T201
+        print(_closing(demo.folder, summary, gates))  # noqa: T201
     return path
 
 
-def _run_stage(
-    folder: Path, number: int, name: str, title: str, stage: Callable[[Path, DemoSize, int], dict[str, Any]],
-    size: DemoSize, seed: int,
-) -> dict[str, Any]:  # fmt: skip
+def _run_stage(demo: Demo, name: str, stage: Callable[[Demo], dict[str, Any]]) -> dict[str, Any]:
     """Run a stage unless it is done; its result and its seconds are kept in stages/<name>.json."""
-    heading(f"{number}/{len(STORY)} {title}")
-    marker = make_folder(folder / "stages") / f"{name}.json"
+    marker = make_folder(demo.folder / "stages") / f"{name}.json"
     if marker.exists():
         result: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
         say(f"done before, in {result['seconds']:.0f} s")
         return result
     started = time.monotonic()
-    result = stage(folder, size, seed)
+    result = stage(demo)
     result["seconds"] = time.monotonic() - started
     write_atomic(marker, to_json(result, indent=1) + "\n")
     say(f"{name}: {result['seconds']:.0f} s")
     return result
 
 
-def _keep_other_demo_aside(folder: Path, config: DemoConfig, size: DemoSize) -> None:
+def _keep_other_demo_aside(demo: Demo, config: DemoConfig) -> None:
     """Stages of another seed or size are moved to <name>.old-1, ...: never mixed with these, never deleted."""
-    identity = {"seed": config.seed, "size": config.size, "fingerprint": sha256_json(asdict(size))}
+    folder = demo.folder
+    identity = {
+        "seed": demo.seed,
+        "size": config.size,
+        "evaluate_on": demo.evaluate_on,
+        "fingerprint": sha256_json(asdict(demo.size)),
+    }
     file = folder / "demo.json"
     if file.exists() and json.loads(file.read_text(encoding="utf-8")) != identity:
         old = next(path for n in range(1, 10_000) if not (path := folder.with_name(f"{folder.name}.old-{n}")).exists())
