@@ -119,7 +119,7 @@ def run(config: PPOConfig) -> Path:
         models.policy,
         models.value_model,
         config,
-        pretraining=pretraining_batches(config),
+        pretraining=pretraining_batches(config, context_length=models.engine_model.config.context_length),
         policy_loss=load_function(config.policy_loss) if config.policy_loss else ppo_policy_loss,
         advantage=load_function(config.advantage) if config.advantage else gae,
     )
@@ -245,10 +245,16 @@ def load_prompts(config: PPOConfig, tokenizer: Tokenizer, *, context_length: int
     return [name for name, _ in prompts], [ids for _, ids in prompts]
 
 
-def pretraining_batches(config: PPOConfig) -> PretrainingBatches | None:
+def pretraining_batches(config: PPOConfig, *, context_length: int) -> PretrainingBatches | None:
     """Windows for the ptx loss, in an order of their own."""
     if not config.ptx_coef or config.ptx_shards is None:
         return None
+    if config.ptx_context_length > context_length:
+        raise ConfigError(
+            "`ptx_context_length` is longer than the policy's context",
+            found=f"{config.ptx_context_length} > {context_length}",
+            hint=f"`--ptx_context_length {context_length}`",
+        )
     return PretrainingBatches(
         TokenShards(config.ptx_shards),
         context_length=config.ptx_context_length,
