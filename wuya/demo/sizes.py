@@ -11,9 +11,9 @@ class DemoSize:
 
     vocab_size: int = 2048
     num_layers: int = 4
-    model_dim: int = 160
-    num_heads: int = 5
-    mlp_dim: int = 416
+    model_dim: int = 128
+    num_heads: int = 4
+    mlp_dim: int = 352
     context_length: int = 256
     pretraining_tokens: int = 1_000_000
     pretraining_window: int = 128
@@ -27,7 +27,7 @@ class DemoSize:
     held_out_rankings: int = 150
     """Prompts of the reward model's report, each ranked by every held-out labeler."""
     calibration_prompts: int = 120
-    ppo_updates: int = 10
+    ppo_updates: int = 8
     episodes: int = 256
     evaluation_prompts: int = 600
     evaluation_texts: int = 150
