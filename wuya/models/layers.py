@@ -34,7 +34,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if fused.applies_to(x):
             return fused.rms_norm(x, self.weight, self.eps)
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)  # autocast: x may be bf16
 
 
 def make_norm(config: GPTConfig) -> nn.Module:

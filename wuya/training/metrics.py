@@ -63,10 +63,3 @@ METRICS: dict[str, Metric] = {
         "zero: wrong masks",
     ),
 }
-
-
-def markdown_table() -> str:
-    """The reference page's table."""
-    head = "| metric | what it is | unit | healthy | outside it |\n|---|---|---|---|---|\n"
-    rows = (f"| `{name}` | {m.meaning} | {m.unit} | {m.healthy} | {m.trouble} |\n" for name, m in METRICS.items())
-    return head + "".join(rows)

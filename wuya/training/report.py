@@ -7,8 +7,10 @@ from typing import Any
 
 from wuya.files import BadRows, read_jsonl, write_atomic
 from wuya.training.metrics import METRICS
+from wuya.training.ppo_metrics import PPO_METRICS
 from wuya.training.svg import line_plot
 
+KNOWN = {**METRICS, **PPO_METRICS}
 HIDDEN = frozenset({"step", "time"})
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}figure{display:inline-block;margin:.5rem;vertical-align:top;max-width:25rem}
@@ -52,7 +54,7 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[int], list
 
 def figure(name: str, steps: Sequence[int], values: Sequence[float]) -> str:
     """One curve with the metric's meaning beneath."""
-    caption = html.escape(METRICS[name].meaning) if name in METRICS else ""
+    caption = html.escape(KNOWN[name].meaning) if name in KNOWN else ""
     return f"<figure>{line_plot(name, {'': (steps, values)})}<figcaption>{caption}</figcaption></figure>"
 
 
@@ -63,7 +65,7 @@ def last_values_table(rows: Sequence[Mapping[str, Any]]) -> str:
         last.update({name: value for name, value in row.items() if name not in HIDDEN})
     lines = []
     for name, value in last.items():
-        known = METRICS.get(name)
+        known = KNOWN.get(name)
         shown = f"{value:,.5g}" if isinstance(value, float) else str(value)
         cells = [html.escape(text) for text in ((known.unit, known.healthy, known.meaning) if known else ("", "", ""))]
         lines.append(
