@@ -41,6 +41,7 @@ def measure(case: dict[str, int | bool | str]) -> dict[str, object]:
     import torch
 
     from wuya.models.gpt import GPT
+    from wuya.models.lora import add_lora
     from wuya.models.planner import training_memory
     from wuya.models.presets import modern, tiny
     from wuya.training.language_model import add_gradients
@@ -66,6 +67,8 @@ def measure(case: dict[str, int | bool | str]) -> dict[str, object]:
     )  # fmt: skip
     model = GPT(config).train()
     model.activation_checkpointing = bool(case.get("activation_checkpointing", False))
+    if case.get("lora_rank"):
+        add_lora(model, rank=int(case["lora_rank"]), alpha=16.0)
     steps(model, batch_size, tokens, 3)
     measured = resident("VmHWM") - before
     rows = int(case.get("microbatch_size", batch_size))
@@ -76,6 +79,7 @@ def measure(case: dict[str, int | bool | str]) -> dict[str, object]:
         optimizer=str(case.get("optimizer", "adamw")),  # type: ignore[arg-type]
         activation_checkpointing=model.activation_checkpointing,
         accumulates=rows < batch_size,
+        lora_rank=int(case.get("lora_rank", 0)),
     )
     return {
         **case,
@@ -99,6 +103,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", type=json.loads)
     parser.add_argument("--optimizer", default="adamw", choices=["adamw", "muon"])
+    parser.add_argument("--lora_rank", type=int, default=0, help="train adapters of this rank on frozen weights")
     parser.add_argument("--allocator", default="exact", choices=["exact", "glibc"])
     arguments = parser.parse_args()
     if arguments.case:
@@ -107,5 +112,6 @@ if __name__ == "__main__":
         for sizes in CASES:
             for checkpointing in (False, True):
                 case = {**sizes, "activation_checkpointing": checkpointing, "optimizer": arguments.optimizer}
+                case |= {"lora_rank": arguments.lora_rank} if arguments.lora_rank else {}
                 sys.stdout.write(json.dumps(measure_apart(case, exact=arguments.allocator == "exact")) + "\n")
                 sys.stdout.flush()

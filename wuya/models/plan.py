@@ -59,6 +59,10 @@ class Workload:
     """Positions of one forward and backward pass of PPO."""
     mfu: float
     """Share of the matrix-product speed that training reaches."""
+    rollout_batch_size: int = 512
+    """PPO episodes of one update."""
+    max_batch_size: int = 256
+    """PPO answers sampled at once."""
 
 
 def make_plan(workload: Workload, machine: Machine) -> dict[str, Any]:
@@ -138,6 +142,8 @@ def ppo_rows(workload: Workload, machine: Machine) -> list[Row]:
             prompt=workload.prompt,
             completion=workload.completion,
             microbatch_tokens=workload.microbatch_tokens,
+            rollout_batch_size=workload.rollout_batch_size,
+            max_batch_size=workload.max_batch_size,
             lora_rank=rank,
             reward_on_trunk=on_trunk,
         )

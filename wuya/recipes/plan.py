@@ -50,12 +50,12 @@ class PlanConfig:
     """Training tokens for the time estimate; the YAML's, else 20 per parameter (Chinchilla)."""
     lora_rank: int | None = None
     """Rank of the LoRA rows; the YAML's where it is above 0, else 16."""
-    ppo_prompt: int = 128
-    """Tokens of a PPO prompt."""
-    ppo_completion: int = 128
-    """Tokens of a PPO answer."""
-    ppo_microbatch_tokens: int = 8192
-    """Positions of one forward and backward pass of PPO."""
+    ppo_prompt: int | None = None
+    """Tokens of the longest PPO prompt; the YAML's limit, else 128."""
+    ppo_completion: int | None = None
+    """Tokens of the longest PPO answer; the YAML's limit, else 128."""
+    ppo_microbatch_tokens: int | None = None
+    """Positions of one forward and backward pass of PPO; the YAML's, else 8,192."""
     memory_gib: float | None = None
     """Plan for a machine with so much memory instead of this one."""
     mfu: float = 0.5
@@ -106,10 +106,12 @@ def load_workload(config: PlanConfig) -> Workload:
         num_tokens=float(config.num_tokens or recipe.get("num_tokens") or 20 * architecture.num_parameters),
         num_sequences=config.num_sequences,
         lora_rank=size("lora_rank", 16),
-        prompt=config.ppo_prompt,
-        completion=config.ppo_completion,
-        microbatch_tokens=config.ppo_microbatch_tokens,
+        prompt=int(config.ppo_prompt or recipe.get("max_prompt_tokens") or 128),
+        completion=int(config.ppo_completion or recipe.get("max_tokens") or 128),
+        microbatch_tokens=int(config.ppo_microbatch_tokens or recipe.get("microbatch_tokens") or 8192),
         mfu=config.mfu,
+        rollout_batch_size=int(recipe.get("rollout_batch_size") or 512),
+        max_batch_size=int(recipe.get("max_batch_size") or 256),
     )
 
 
