@@ -39,7 +39,7 @@ docs: $(VENV)/dev.done  ## regenerate docs/reference from the code
 	@$(BIN)/python scripts/make_docs.py
 
 bench: $(VENV)/dev.done  ## speed of each part on this machine
-	@$(BIN)/python scripts/bench.py
+	@$(BIN)/python benchmarks/decode.py
 
 clean:  ## remove the venv and caches; ./workspace stays
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info
