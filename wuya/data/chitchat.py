@@ -128,12 +128,14 @@ def normalised(text: str) -> str:
 def _exchanges_of(chat: Chat) -> Iterator[Demonstration]:
     num_words = [len(turn.text.split()) for turn in chat.turns]
     for position in range(1, len(chat.turns)):
-        if len(set(content_words(chat.turns[position - 1].text))) < MIN_CONTENT_WORDS:
-            continue
+        if num_words[position - 1] > MAX_PROMPT_WORDS or len(chat.turns[position - 1].text) < 3 * MIN_CONTENT_WORDS:
+            continue  # found out cheaply: a content word has at least three letters
         num_turns = min(position, 1 + _digest(f"{chat.id}/{position}") % 3)
         if sum(num_words[position - num_turns : position]) > MAX_PROMPT_WORDS:
             continue
         turns = chat.turns[position - num_turns : position]
+        if len(set(content_words(turns[-1].text))) < MIN_CONTENT_WORDS:
+            continue
         roles: tuple[Role, Role] = ("user", "assistant")
         messages = tuple(Message(roles[(num_turns - 1 - i) % 2], turn.text) for i, turn in enumerate(turns))
         author = hashlib.sha256(turns[-1].sender.encode()).hexdigest()[:12]

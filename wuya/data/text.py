@@ -4,6 +4,7 @@ Used where text is compared by meaning-bearing words: demo prompts need four of 
 """
 
 import re
+from functools import lru_cache
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 STOP_WORDS = frozenset(
@@ -24,6 +25,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+@lru_cache(maxsize=65_536)  # a corpus repeats a few thousand words
 def stem(word: str) -> str:
     """Strip the commonest English endings: games meets game, stories story, hiking hike. Crude on purpose."""
     for ending, instead in (("ing", ""), ("ies", "i"), ("ied", "i"), ("ed", ""), ("es", ""), ("s", "")):
