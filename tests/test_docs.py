@@ -82,7 +82,9 @@ def test_every_logged_metric_is_documented() -> None:
     from wuya.training.ppo_metrics import PPO_METRICS
 
     known = {**METRICS, **PPO_METRICS}
-    name = re.compile(r'"((?:objective|policy|val|loss|validation|ptx|value|time|reward|train)/[a-z0-9_]+)"')
+    name = re.compile(
+        r'"((?:objective|policy|val|loss|validation|eval|rollout|ptx|value|time|reward|train)/[a-z0-9_]+)"'
+    )
     used = {match for path in (ROOT / "wuya").rglob("*.py") for match in name.findall(path.read_text(encoding="utf-8"))}
     assert used <= set(known), sorted(used - set(known))
     for metric in known.values():

@@ -1,7 +1,7 @@
 """The words every part of wuya shares: what people write, what models answer, what people think of it.
 
-Frozen dataclasses without behaviour. Names follow InstructGPT (arXiv:2203.02155): a *demonstration* is an answer a labeler
-wrote, a *ranking* orders K answers to one prompt, a *comparison* is one pair taken out of a ranking.
+Frozen dataclasses without behaviour. Names follow InstructGPT (arXiv:2203.02155): a *demonstration* is an answer a
+labeler wrote, a *ranking* orders K answers to one prompt, a *comparison* is one pair taken out of a ranking.
 """
 
 from dataclasses import dataclass, field

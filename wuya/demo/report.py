@@ -14,15 +14,15 @@ from wuya.training.svg import line_plot
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 CURVES: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
-    ("pre-training: bits per byte, held-out chats", {"base": ("base", "eval/bits_per_byte")}),
+    ("pre-training: bits per byte, held-out chats", {"base": ("base", "validation/bits_per_byte")}),
     ("SFT: loss, nats a token", {"sft": ("sft", "loss")}),
-    ("reward model: loss", {"reward": ("reward", "loss/preference")}),
+    ("reward model: loss", {"reward": ("reward", "loss")}),
     (
         "PPO: score of the reward model",
         {"PPO": ("ppo", "objective/scores"), "PPO-ptx": ("ppo_ptx", "objective/scores")},
     ),
     ("PPO: KL to SFT, nats a response", {"PPO": ("ppo", "objective/kl"), "PPO-ptx": ("ppo_ptx", "objective/kl")}),
-    ("PPO: answers that end", {"PPO": ("ppo", "rollout/eos_share"), "PPO-ptx": ("ppo_ptx", "rollout/eos_share")}),
+    ("PPO: answers that end", {"PPO": ("ppo", "objective/eos_share"), "PPO-ptx": ("ppo_ptx", "objective/eos_share")}),
     ("PPO: entropy", {"PPO": ("ppo", "objective/entropy"), "PPO-ptx": ("ppo_ptx", "objective/entropy")}),
     ("PPO-ptx: loss on pre-training text", {"PPO-ptx": ("ppo_ptx", "loss/ptx")}),
 )

@@ -71,9 +71,9 @@ class EvaluateConfig:
     best_of: int = 4
     """n of best-of-n from the SFT model with `reward_model`: the baseline without training."""
     judge: Path | None = None
-    """A language model that never saw PPO: its bits per byte of the answers, and states for a classifier of real turns."""
+    """A language model that never saw PPO: its bits per byte of the answers, and its states for a classifier."""
     judge_turns: Path | None = None
-    """Real human replies (demonstrations, JSONL) on which the classifier of real turns is trained. Needed with `judge`."""
+    """Real human replies (demonstrations, JSONL) that train the classifier of real turns. Needed with `judge`."""
     num_prompts: int = 600
     """Prompts used, from the top of the file."""
     num_texts: int = 200

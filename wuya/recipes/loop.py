@@ -3,6 +3,7 @@
     wuya loop --sft runs/sft --prompts prompts.jsonl --demonstrations demos.jsonl --labelers labelers.json \\
               --rounds 3 --out runs/loop
 
+Reads the SFT model, prompts and demonstrations; writes <out>/{rounds.json, round_01/, ...} and the feedback store.
 A round: K answers of the current policy to fresh prompts -> rankings -> a reward model on the rankings of all rounds
 so far -> PPO -> evaluation -> registered with its parents. Each arrow is a file or the feedback store, so any of them
 can be looked at, and the same command goes on where it stopped. Without simulated labelers the round queues its answers
