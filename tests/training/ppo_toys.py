@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from wuya.training.ppo_batches import Rollouts, completion_logprobs, completion_values
+from wuya.training.ppo_batches import LanguageModel, Rollouts, TokenValues, completion_logprobs, completion_values
 
 
 class TablePolicy(nn.Module):
@@ -34,11 +34,11 @@ class TableValues(nn.Module):
 
 @torch.no_grad()
 def bandit_rollouts(
-    policy: TablePolicy, reference: TablePolicy, values: TableValues, rewards_V: Tensor, *, episodes: int, seed: int
+    policy: LanguageModel, reference: LanguageModel, values: TokenValues, rewards_V: Tensor, *, episodes: int, seed: int
 ) -> Rollouts:
     """Episodes of one token after a one-token prompt; every answer counts as ended."""
     generator = torch.Generator().manual_seed(seed)
-    probabilities = policy.table_V.softmax(-1)
+    probabilities = policy.logits(policy(torch.zeros(1, 1, dtype=torch.int64)))[0, 0].softmax(-1)
     tokens_B = torch.multinomial(probabilities, episodes, replacement=True, generator=generator)
     ids_BT = torch.stack([torch.zeros_like(tokens_B), tokens_B], dim=1)
     mask_BT = torch.ones(episodes, 1)
