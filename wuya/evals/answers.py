@@ -1,9 +1,14 @@
 """Each stage's answers to the same prompts: a chat model asked in its chat format, a base model in a transcript."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
 
 from wuya.data.chitchat import transcript, transcript_prompt
+from wuya.files import write_atomic
 from wuya.inference.engine import Engine, Generation
 from wuya.inference.sampling import SamplingParams
 from wuya.models.gpt import GPT
@@ -22,6 +27,8 @@ class Answers:
     candidates: list[Candidate]
     prompt_ids: list[list[int]]
     """What the model was asked, in its own form."""
+    is_transcript: bool = False
+    """Asked as a transcript: the ids have no end token of a chat."""
 
 
 def chat_answers(
@@ -70,7 +77,32 @@ def transcript_answers(
     engine = Engine(model, seed=seed)
     sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=(*stops, tokenizer.document_end_id))
     generations = engine.generate(prompt_ids, sampling, on_progress=on_progress)
-    return Answers(name, [_candidate(name, tokenizer, generation, 1.0) for [generation] in generations], prompt_ids)
+    candidates = [_candidate(name, tokenizer, generation, 1.0) for [generation] in generations]
+    return Answers(name, candidates, prompt_ids, is_transcript=True)
+
+
+def chat_completions(tokenizer: Tokenizer, answers: Answers) -> list[list[int]]:
+    """The answers' ids in the chat format: those sampled, or a transcript's text encoded anew with an end token."""
+    if not answers.is_transcript:
+        return [list(candidate.token_ids) for candidate in answers.candidates]
+    end = [tokenizer.eos_id]
+    return [[*tokenizer.encode(c.text), *(end if c.finished else [])] for c in answers.candidates]
+
+
+def write_answers(
+    path: Path, prompts: Sequence[Prompt], answers: Mapping[str, Answers], proxy: Mapping[str, Tensor]
+) -> None:
+    """One JSON line a prompt: every model's answer, and its proxy score where there is a reward model."""
+    rows = [
+        {
+            "id": prompt.id,
+            "prompt": [{"role": m.role, "content": m.content} for m in prompt.messages],
+            "answers": {name: a.candidates[i].text for name, a in answers.items()},
+            "scores": {name: round(float(scores[i]), 3) for name, scores in proxy.items()},
+        }
+        for i, prompt in enumerate(prompts)
+    ]
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _with_shots(prompt: list[int], shots: Sequence[list[int]], room: int) -> list[int]:

@@ -1,10 +1,11 @@
-"""report.html of an evaluation: figures with their intervals, and the same prompts answered by every model."""
+"""An evaluation as a table and as report.html: figures with intervals, the same prompts answered by every model."""
 
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wuya.console import table
 from wuya.files import read_jsonl, write_atomic
 from wuya.training.report import STYLE
 
@@ -70,6 +71,27 @@ def answers_table(answers_file: Path, count: int = NUM_PROMPTS_SHOWN) -> str:
     return "".join(blocks)
 
 
+def evaluation_table(report: Mapping[str, Any]) -> str:
+    """The figures people ask for first, one row a model."""
+    rows = []
+    for name, variety in report["diversity"].items():
+        rate = report["win_rate"].get(f"{name}_vs_sft")
+        kl = report["kl"].get(name)
+        bits = report["bits_per_byte"].get(name)
+        rows.append(
+            {
+                "model": name,
+                "preferred to sft": f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "",
+                "KL/response": f"{kl['per_response']:.2f}" if kl else "",
+                "bits/byte": f"{bits['mean']:.3f}" if bits else "",
+                "distinct-2": f"{variety['distinct_2']:.2f}",
+                "words": f"{variety['median_words']:.0f}",
+                "finished": f"{report['finished'][name]:.0%}",
+            }
+        )
+    return table(rows, title=f"{report['num_prompts']} prompts, votes by {report['votes_by']}")
+
+
 def _names(report: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*report["diversity"], *report["bits_per_byte"]]))
 
@@ -80,7 +102,7 @@ def _cost_row(report: Mapping[str, Any], name: str) -> list[str]:
     return [
         name,
         f"{kl['per_response']:.2f}" if kl else "",
-        f"{kl['per_token']:.3f}" if kl and kl["per_token"] == kl["per_token"] else "",
+        f"{kl['per_token']:.3f}" if kl and kl["per_token"] is not None else "",
         f"{bits['mean']:.3f}" if bits else "",
         f"{tax['mean']:+.4f} [{tax['low']:+.4f}, {tax['high']:+.4f}]" if tax else "",
         f"{scores['proxy']:.2f}" if "proxy" in scores else "",

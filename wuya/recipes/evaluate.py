@@ -8,7 +8,6 @@ One answer a prompt at temperature 1, a tie counts half, intervals resample prom
 labelers the reward model votes, and every table says that this is the proxy and not people.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,29 +18,29 @@ from typing import Any, Literal
 import torch
 
 from wuya.config import require_positive
-from wuya.console import Progress, say, table
+from wuya.console import Progress, say
 from wuya.data.corpus import CorpusSource, read_documents
 from wuya.data.formats import read_demonstrations, read_prompts
 from wuya.errors import ConfigError
-from wuya.evals.answers import Answers, chat_answers, chat_samples, transcript_answers
+from wuya.evals.answers import Answers, chat_answers, transcript_answers, write_answers
 from wuya.evals.bootstrap import mean_interval
 from wuya.evals.diversity import diversity
-from wuya.evals.evaluation_report import write_evaluation_report
+from wuya.evals.evaluation_report import evaluation_table, write_evaluation_report
 from wuya.evals.helpful import Judge, win_rate
-from wuya.evals.likelihood import alignment_tax, bits_per_byte, kl_divergence, score_completions, score_texts
-from wuya.evals.real_turn import RealTurnJudge
+from wuya.evals.likelihood import alignment_tax, bits_per_byte, kl_divergence, score_texts
+from wuya.evals.outside_judges import judge_answers
+from wuya.evals.proxy import best_of_n, mean_scores, proxy_scores
 from wuya.feedback.simulated import Labelers
 from wuya.files import BadRows, make_folder, to_json, write_atomic
 from wuya.inference.rewards import load_reward
-from wuya.inference.rollouts import Score
 from wuya.models.checkpoint import describe_parent, load_checkpoint
 from wuya.models.gpt import GPT
-from wuya.records import Candidate, Demonstration, Prompt
+from wuya.records import Demonstration, Prompt
 from wuya.tokenizer.bpe import Tokenizer
-from wuya.tokenizer.chat_format import encode_prompt
 from wuya.training.distributed import resolve_device, resolve_dtype
 
 NUM_SHOTS = 4
+NUM_JUDGE_TURNS = 800
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +109,12 @@ def run(config: EvaluateConfig) -> Path:
     answers = _sample_answers(config, models, tokenizer, prompts)
     score = load_reward(config.reward_model, tokenizer) if config.reward_model else None
     if score is not None and config.best_of > 1:
-        answers["best_of_n"] = _best_of_n(config, models["sft"], tokenizer, prompts, score)
-    proxy = {name: _proxy_scores(score, tokenizer, prompts, a) for name, a in answers.items()} if score else {}
-    _write_answers(config.out / "answers.jsonl", prompts, answers, proxy)
+        answers["best_of_n"] = best_of_n(
+            models["sft"], tokenizer, prompts, score,
+            n=config.best_of, max_tokens=config.max_tokens, seed=config.seed + 1,
+        )  # fmt: skip
+    proxy = {name: proxy_scores(score, tokenizer, prompts, a) for name, a in answers.items()} if score else {}
+    write_answers(config.out / "answers.jsonl", prompts, answers, proxy)
     # 2. Who is preferred, by people who did not train the reward model
     labelers = Labelers.load(config.labelers) if config.labelers else None
     report: dict[str, Any] = {
@@ -126,7 +128,7 @@ def run(config: EvaluateConfig) -> Path:
         **_raw_text_losses(config, models, tokenizer),
         "diversity": {name: diversity([c.text for c in a.candidates]).to_dict() for name, a in answers.items()},
         "finished": {name: sum(c.finished for c in a.candidates) / len(prompts) for name, a in answers.items()},
-        "scores": _mean_scores(prompts, answers, labelers, proxy),
+        "scores": mean_scores(prompts, answers, labelers, proxy),
         # 4. Judges that saw no ranking
         "outside_judges": _outside_judges(config, tokenizer, prompts, answers),
     }
@@ -135,27 +137,6 @@ def run(config: EvaluateConfig) -> Path:
     write_evaluation_report(config.out / "report.html", report, config.out / "answers.jsonl")
     print(to_json(report) if config.json else evaluation_table(report))  # noqa: T201
     return path
-
-
-def evaluation_table(report: Mapping[str, Any]) -> str:
-    """The figures people ask for first, one row a model."""
-    rows = []
-    for name, variety in report["diversity"].items():
-        rate = report["win_rate"].get(f"{name}_vs_sft")
-        kl = report["kl"].get(name)
-        bits = report["bits_per_byte"].get(name)
-        rows.append(
-            {
-                "model": name,
-                "preferred to sft": f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "",
-                "KL/response": f"{kl['per_response']:.2f}" if kl else "",
-                "bits/byte": f"{bits['mean']:.3f}" if bits else "",
-                "distinct-2": f"{variety['distinct_2']:.2f}",
-                "words": f"{variety['median_words']:.0f}",
-                "finished": f"{report['finished'][name]:.0%}",
-            }
-        )
-    return table(rows, title=f"{report['num_prompts']} prompts, votes by {report['votes_by']}")
 
 
 # -- 1. answers --------------------------------------------------------------------------------------------------------
@@ -215,45 +196,6 @@ def _shots(config: EvaluateConfig) -> list[Demonstration]:
     return list(islice(read_demonstrations(config.shots, BadRows()), NUM_SHOTS))
 
 
-def _best_of_n(
-    config: EvaluateConfig, sft: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], score: Score
-) -> Answers:
-    samples = chat_samples(
-        "best_of_n", sft, tokenizer, prompts,
-        num_samples=config.best_of, max_tokens=config.max_tokens, seed=config.seed + 1,
-    )  # fmt: skip
-    scores_KB = torch.stack([_proxy_scores(score, tokenizer, prompts, answers) for answers in samples])
-    best_B = scores_KB.argmax(dim=0).tolist()
-    return Answers("best_of_n", [samples[k].candidates[i] for i, k in enumerate(best_B)], samples[0].prompt_ids)
-
-
-def _proxy_scores(score: Score, tokenizer: Tokenizer, prompts: Sequence[Prompt], answers: Answers) -> torch.Tensor:
-    """Reward of each answer as the chat it would be; transcript answers are encoded anew in the chat format."""
-    prompt_ids = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
-    return score(prompt_ids, [_chat_completion(tokenizer, c, answers) for c in answers.candidates])
-
-
-def _chat_completion(tokenizer: Tokenizer, candidate: Candidate, answers: Answers) -> list[int]:
-    if not answers.name.endswith("base"):
-        return list(candidate.token_ids)
-    return [*tokenizer.encode(candidate.text), *([tokenizer.eos_id] if candidate.finished else [])]
-
-
-def _write_answers(
-    path: Path, prompts: Sequence[Prompt], answers: Mapping[str, Answers], proxy: Mapping[str, torch.Tensor]
-) -> None:
-    rows = [
-        {
-            "id": prompt.id,
-            "prompt": [{"role": m.role, "content": m.content} for m in prompt.messages],
-            "answers": {name: a.candidates[i].text for name, a in answers.items()},
-            "scores": {name: round(float(scores[i]), 3) for name, scores in proxy.items()},
-        }
-        for i, prompt in enumerate(prompts)
-    ]
-    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
 # -- 2. votes ----------------------------------------------------------------------------------------------------------
 
 
@@ -278,21 +220,6 @@ def _win_rates(
     return rates
 
 
-def _mean_scores(
-    prompts: Sequence[Prompt],
-    answers: Mapping[str, Answers],
-    labelers: Labelers | None,
-    proxy: Mapping[str, torch.Tensor],
-) -> dict[str, Any]:
-    """Gold (noiseless shared utility, which no model ever sees) beside proxy (reward model), a mean per model."""
-    scores: dict[str, Any] = {name: {"proxy": float(values.mean())} for name, values in proxy.items()}
-    if labelers is not None:
-        for name, a in answers.items():
-            gold = [labelers.shared_utility(p, c) for p, c in zip(prompts, a.candidates, strict=True)]
-            scores.setdefault(name, {})["gold"] = sum(gold) / len(gold)
-    return scores
-
-
 # -- 3. costs ----------------------------------------------------------------------------------------------------------
 
 
@@ -310,7 +237,7 @@ def _kl(config: EvaluateConfig, models: Mapping[str, GPT], answers: Mapping[str,
         }
     if "best_of_n" in answers:  # analytic (spec section 7.9)
         n = config.best_of
-        rows["best_of_n"] = {"per_response": math.log(n) - (n - 1) / n, "per_token": float("nan")}
+        rows["best_of_n"] = {"per_response": math.log(n) - (n - 1) / n, "per_token": None}
     return rows
 
 
@@ -340,38 +267,11 @@ def _raw_text_losses(config: EvaluateConfig, models: Mapping[str, GPT], tokenize
 def _outside_judges(
     config: EvaluateConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt], answers: Mapping[str, Answers]
 ) -> dict[str, Any]:
-    """Two judges that saw no ranking; a positive difference from SFT, paired by prompt, is worse."""
     if config.judge is None or config.judge_turns is None:
         return {}
     judge, _ = load_checkpoint(config.judge, device=resolve_device(config.device))
-    turns = list(islice(read_demonstrations(config.judge_turns, BadRows()), 1_500))
-    end = [tokenizer.eos_id]
-    real_turn = RealTurnJudge(judge.eval()).fit(
-        [encode_prompt(tokenizer, turn.prompt.messages) for turn in turns],
-        [tokenizer.encode(turn.completion)[: config.max_tokens - 1] + end for turn in turns],
-        seed=config.seed,
-    )
-    prompt_ids = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
-    bits: dict[str, list[float]] = {}
-    probability: dict[str, list[float]] = {}
-    for name, a in answers.items():
-        completions = [_chat_completion(tokenizer, candidate, a) or end for candidate in a.candidates]
-        scores = score_completions(judge, tokenizer, prompt_ids, completions)
-        bits[name] = [s.nats / math.log(2) / max(s.num_bytes, 1) for s in scores]
-        probability[name] = real_turn.probabilities(prompt_ids, completions).tolist()
-    result: dict[str, Any] = {
-        "real_turn_auc": real_turn.auc,
-        "bits_per_byte": {name: mean_interval(values).to_dict() for name, values in bits.items()},
-        "real_turn": {name: mean_interval(values).to_dict() for name, values in probability.items()},
-    }
-    for name in config.policies:
-        worse = {
-            "bits per byte of the answers": _paired(bits[name], bits["sft"]),
-            "probability of being the real turn": _paired(probability["sft"], probability[name]),
-        }
-        result[f"{name}_worse_than_sft"] = worse
-    return result
-
-
-def _paired(values: Sequence[float], others: Sequence[float]) -> dict[str, float | int]:
-    return mean_interval([a - b for a, b in zip(values, others, strict=True)]).to_dict()
+    turns = list(islice(read_demonstrations(config.judge_turns, BadRows()), NUM_JUDGE_TURNS))
+    return judge_answers(
+        judge, tokenizer, turns, prompts, answers,
+        policies=list(config.policies), max_tokens=config.max_tokens, seed=config.seed,
+    )  # fmt: skip

@@ -1,0 +1,43 @@
+"""What the reward model thinks of the answers (the proxy), and what best-of-n gets out of it without any training."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wuya.evals.answers import Answers, chat_completions, chat_samples
+from wuya.feedback.simulated import Labelers
+from wuya.inference.rollouts import Score
+from wuya.models.gpt import GPT
+from wuya.records import Prompt
+from wuya.tokenizer.bpe import Tokenizer
+from wuya.tokenizer.chat_format import encode_prompt
+
+
+def proxy_scores(score: Score, tokenizer: Tokenizer, prompts: Sequence[Prompt], answers: Answers) -> Tensor:
+    """scores_B: reward of each answer as the chat it would be; transcript answers are encoded anew as chat."""
+    prompt_ids = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
+    return score(prompt_ids, chat_completions(tokenizer, answers))
+
+
+def best_of_n(
+    sft: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], score: Score, *, n: int, max_tokens: int, seed: int
+) -> Answers:
+    """Of n answers of the SFT model to each prompt the one that scores highest: the baseline without training."""
+    samples = chat_samples("best_of_n", sft, tokenizer, prompts, num_samples=n, max_tokens=max_tokens, seed=seed)
+    scores_KB = torch.stack([proxy_scores(score, tokenizer, prompts, answers) for answers in samples])
+    best_B = scores_KB.argmax(dim=0).tolist()
+    return Answers("best_of_n", [samples[k].candidates[i] for i, k in enumerate(best_B)], samples[0].prompt_ids)
+
+
+def mean_scores(
+    prompts: Sequence[Prompt], answers: Mapping[str, Answers], labelers: Labelers | None, proxy: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Gold (noiseless shared utility, which no model ever sees) beside proxy (reward model), a mean per model."""
+    scores: dict[str, Any] = {name: {"proxy": float(values.mean())} for name, values in proxy.items()}
+    if labelers is not None:
+        for name, a in answers.items():
+            gold = [labelers.shared_utility(p, c) for p, c in zip(prompts, a.candidates, strict=True)]
+            scores.setdefault(name, {})["gold"] = sum(gold) / len(gold)
+    return scores
