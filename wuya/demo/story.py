@@ -24,9 +24,9 @@ from wuya.demo import alignment, evaluation, models, people, preferences
 from wuya.demo.report import write_demo_report
 from wuya.demo.sizes import SIZES, Demo
 from wuya.environment import environment_report
+from wuya.evals.evaluation_report import evaluation_table
 from wuya.evals.gates import Gate, check_gates
 from wuya.files import FileLock, default_workspace, make_folder, sha256_json, to_json, write_atomic
-from wuya.recipes.evaluate import evaluation_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
