@@ -27,8 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "feedback": BASE | {"tokenizer", "data"},  # people, not tensors: never torch
     "evals": BASE | {"tokenizer", "data", "models", "losses", "training", "inference", "feedback"},
     "recipes": BASE | {"tokenizer", "data", "models", "losses", "training", "inference", "feedback", "evals"},
-    "demo": BASE
-    | {"tokenizer", "data", "models", "losses", "training", "inference", "feedback", "evals", "recipes"},
+    "demo": BASE | {"tokenizer", "data", "models", "losses", "training", "inference", "feedback", "evals", "recipes"},
     "cli": BASE,  # recipes by name only, when their verb is called
     "completion": BASE | {"cli"},
     "__main__": {"cli"},

@@ -16,7 +16,7 @@ from wuya.recipes.pretrain import PretrainConfig
 from wuya.records import Candidate
 from wuya.tokenizer.bpe import Tokenizer
 
-PTX_COEF = 1.0
+PTX_COEF = 0.1
 """Weight of the pre-training loss, a mean over tokens like the policy's."""
 
 
@@ -54,11 +54,11 @@ def ppo_config(demo: Demo) -> PPOConfig:
         ppo_epochs=1,
         max_tokens=demo.size.max_answer_tokens,
         max_prompt_tokens=96,
-        learning_rate=3e-4,
+        learning_rate=5e-4,
         value_learning_rate=5e-4,
         warmup_updates=2,
         value_warmup_updates=1,
-        kl_coef=0.25,
+        kl_coef=0.2,
         ema_decay=0.9,
         ptx_ratio=1.0,
         ptx_context_length=64,

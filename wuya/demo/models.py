@@ -1,7 +1,6 @@
 """From raw chats to an SFT model: tokenizer, corpus, pre-training, demonstrations."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from wuya.data.quality import QualityRules
@@ -87,27 +86,29 @@ def _pretrain_config(demo: Demo) -> PretrainConfig:
 
 def finetune(demo: Demo) -> dict[str, Any]:
     """The SFT model: PPO's start, its reference, the reward model's trunk."""
-    sft.run(_sft_config(demo.folder, "sft", "sft", demo.size.sft_tokens, demo.seed))
+    sft.run(_sft_config(demo, "sft", "sft", demo.size.sft_tokens, demo.seed))
     return {}
 
 
 def finetune_judge(demo: Demo) -> dict[str, Any]:
     """A model of another seed on demonstrations of other chats: it judges answers and never sees PPO."""
-    sft.run(_sft_config(demo.folder, "judge", "real_turns", demo.size.judge_tokens, demo.seed + 1_000))
+    sft.run(_sft_config(demo, "judge", "real_turns", demo.size.judge_tokens, demo.seed + 1_000))
     return {}
 
 
-def _sft_config(folder: Path, name: str, demonstrations: str, num_tokens: int, seed: int) -> SFTConfig:
+def _sft_config(demo: Demo, name: str, demonstrations: str, num_tokens: int, seed: int) -> SFTConfig:
     return SFTConfig(
-        base=folder / "base",
-        demonstrations=folder / "data" / f"{demonstrations}.jsonl",
-        out=folder / name,
-        resume=(folder / name).exists(),
+        base=demo.folder / "base",
+        demonstrations=demo.folder / "data" / f"{demonstrations}.jsonl",
+        out=demo.folder / name,
+        resume=(demo.folder / name).exists(),
         num_tokens=num_tokens,
         batch_size=16,
         optimizer="muon",
         learning_rate=0.01,
         adam_learning_rate=0.005,
+        ptx_share=0.1,  # as InstructGPT trains the model PPO starts from; without it the raw chats are forgotten
+        ptx_data=demo.folder / "shards" / "train",
         last_only=True,  # earlier answers in a prompt were not chosen by a labeler
         seed=seed,
         dtype="float32",

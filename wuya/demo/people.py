@@ -16,9 +16,9 @@ from wuya.records import Candidate, Demonstration
 
 SHARED_TASTE = {
     "kind": 0.9,
-    "on_topic": 0.6,
+    "on_topic": 0.5,
     "asks_back": 0.9,
-    "not_repetitive": 0.5,
+    "not_repetitive": 0.4,
     "sensible_length": 0.7,
     "finished": 0.25,
 }

@@ -15,7 +15,7 @@ from wuya.recipes.label import LabelConfig
 from wuya.recipes.reward_model import RewardModelConfig
 from wuya.recipes.sample_completions import SampleConfig, read_completions
 
-LABELERS_A_PROMPT = 3
+LABELERS_A_PROMPT = 6
 """Training labelers who rank each prompt; their votes weigh 1 together. More opinions cost a reward model no time."""
 
 

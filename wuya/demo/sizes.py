@@ -20,14 +20,14 @@ class DemoSize:
     """Tokens a training row: chats turn over quickly, and short rows are faster on a CPU."""
     sft_tokens: int = 300_000
     judge_tokens: int = 100_000
-    ranked_prompts: int = 800
+    ranked_prompts: int = 900
     answers_per_prompt: int = 6
     """K."""
     max_answer_tokens: int = 32
     held_out_rankings: int = 150
     """Prompts of the reward model's report, each ranked by every held-out labeler."""
     calibration_prompts: int = 120
-    ppo_updates: int = 8
+    ppo_updates: int = 10
     episodes: int = 256
     evaluation_prompts: int = 600
     evaluation_texts: int = 150

@@ -144,6 +144,7 @@ class PPOLearner:
         pretraining: PretrainingBatches | None = None,
         policy_loss: PolicyLoss = ppo_policy_loss,
         advantage: AdvantageFunction = gae,
+        tolerance: float = 1e-4,
     ) -> None:
         """
         Args:
@@ -151,9 +152,11 @@ class PPOLearner:
             value_model: nn.Module that has `TokenValues`; its trainable parameters learn, with their own optimizer.
             pretraining: windows for the ptx loss; `settings.ptx_batch_size` a batch. Needed if ptx_coef > 0.
             policy_loss, advantage: stand in for `ppo_policy_loss` and `gae`.
+            tolerance: how far the first minibatch's mean ratio may be from 1; float32 needs 1e-4.
         """
         self.policy, self.value_model, self.settings = policy.eval(), value_model.eval(), settings  # dropout off
         self.pretraining, self.policy_loss, self.advantage = pretraining, policy_loss, advantage
+        self.tolerance = tolerance
         self.kl_coef = settings.kl_coef
         self._policy = self._learner("policy", policy, settings.learning_rate)
         self._value = self._learner("value model", value_model, settings.value_learning_rate)
@@ -213,10 +216,11 @@ class PPOLearner:
         count = 0
         for rows in self._minibatches(update, settings.value_warmup_epochs if warming_up else settings.ppo_epochs):
             parts = list(batch.rows(rows).microbatches(settings.microbatch_tokens)) if len(rows) else []
-            num_tokens = distributed.all_reduce_sum(sum((part.mask_BT.sum() for part in parts), torch.zeros(())))
+            num_tokens = distributed.all_reduce_sum(batch.mask_BT[rows].sum())
             stats = self._value_step(parts, num_tokens, warming_up)
             if not warming_up:
-                stats |= self._policy_step(parts, num_tokens, policy_update * settings.steps_per_update + count)
+                step = policy_update * settings.steps_per_update + count
+                stats |= self._policy_step(parts, num_tokens, step, batch.ids_BT.device)
             for name, value in stats.items():
                 totals[name] += value
             count += 1
@@ -246,7 +250,9 @@ class PPOLearner:
         stats = all_ranks(stats)
         return stats | {"value/grad_norm": optimizer_step(self._value, max_grad_norm=settings.max_grad_norm)}
 
-    def _policy_step(self, parts: list[PPOBatch], num_tokens: Tensor, step: int) -> dict[str, float]:
+    def _policy_step(
+        self, parts: list[PPOBatch], num_tokens: Tensor, step: int, device: torch.device
+    ) -> dict[str, float]:
         settings = self.settings
         stats = policy_gradients(
             self.policy,
@@ -261,7 +267,6 @@ class PPOLearner:
             inputs_BT, targets_BT = self.pretraining.batch(
                 step, rank=distributed.rank(), world_size=distributed.world_size()
             )
-            device = parts[0].ids_BT.device if parts else "cpu"
             stats |= pretraining_gradients(
                 self.policy,
                 inputs_BT.to(device),
@@ -273,7 +278,9 @@ class PPOLearner:
         stats = all_ranks(stats)
         if step == 0 and "val/ratio" in stats:
             ratio = stats["val/ratio"]
-            assert abs(ratio - 1) < 1e-4, f"first minibatch: ratio {ratio:.6f}, not 1: old and new log-probs differ"
+            assert abs(ratio - 1) < self.tolerance, (
+                f"first minibatch: ratio {ratio:.6f}, not 1: old and new log-probs differ"
+            )
         stats["policy/grad_norm"] = optimizer_step(self._policy, max_grad_norm=settings.max_grad_norm)
         if self.ema is not None:
             self.ema.update(self.policy)

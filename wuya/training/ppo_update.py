@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -154,6 +155,10 @@ def ema_initial_share(decay: float, num_steps: int) -> float:
 
 
 def all_ranks(stats: dict[str, float]) -> dict[str, float]:
-    """Sum each statistic over ranks."""
-    totals = distributed.all_reduce_sum(torch.tensor(list(stats.values()), dtype=torch.float64))
-    return dict(zip(stats, totals.tolist(), strict=True))
+    """Sum each statistic over ranks; one without episodes in this minibatch has none."""
+    totals: defaultdict[str, float] = defaultdict(float)
+    shared: list[Any] = distributed.gather(stats)
+    for rank in shared:
+        for name, value in rank.items():
+            totals[name] += value
+    return dict(totals)
