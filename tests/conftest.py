@@ -5,7 +5,6 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run in parallel, and one thread is deterministic
 os.environ["NO_COLOR"] = "1"
-os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests never touch the network
 os.environ.pop("WUYA_WORKSPACE", None)
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # subprocesses of tests run this wuya
