@@ -11,7 +11,7 @@ def random_words(rng: np.random.Generator, count: int) -> list[str]:
 
 def clusters(texts: list[str], *, threshold: float = 0.75) -> list[int]:
     minhash = MinHash()
-    signatures = np.stack([minhash.signature(words_of(text).hashes_W) for text in texts])
+    signatures = np.stack([minhash.signature_of(words_of(text)) for text in texts])
     bands = minhash.bands(signatures)
     leaders = near_duplicates(
         minhash.num_bands,
@@ -41,7 +41,7 @@ def test_jaccard_estimate_errs_by_one_over_the_root_of_the_number_of_hashes(num_
     errors = []
     for trial in range(200):
         values = mix(np.arange(shared + 2 * own, dtype=np.uint64) + np.uint64(trial * 1000))
-        minhash = MinHash(num_hashes, num_bands=1, shingle_words=1, seed=trial)
+        minhash = MinHash(num_hashes, num_bands=1, seed=trial)
         left = minhash.signature(values[: shared + own])
         right = minhash.signature(np.concatenate([values[:shared], values[shared + own :]]))
         errors.append(float(estimated_jaccard(left, right)) - 0.5)
@@ -52,7 +52,7 @@ def test_jaccard_estimate_errs_by_one_over_the_root_of_the_number_of_hashes(num_
 
 def test_long_documents_are_signed_in_pieces_to_the_same_signature() -> None:
     hashes_W: UInt64s = mix(np.arange(5000, dtype=np.uint64))
-    minhash = MinHash(16, 4, shingle_words=1)
+    minhash = MinHash(16, 4)
     parts = np.minimum(minhash.signature(hashes_W[:3000]), minhash.signature(hashes_W[3000:]))
     assert np.array_equal(minhash.signature(hashes_W), parts)
 
@@ -79,7 +79,7 @@ def test_clusters_follow_chains_and_keep_the_first() -> None:
 
 def test_documents_that_do_not_take_part_are_never_a_leader() -> None:
     minhash = MinHash()
-    signature = minhash.signature(words_of("one two three four five six").hashes_W)
+    signature = minhash.signature_of(words_of("one two three four five six"))
     signatures = np.stack([signature] * 3)
     bands = minhash.bands(signatures)
 

@@ -51,7 +51,7 @@ class EvaluationNgrams:
 
     def collisions(self, words: Words) -> tuple[Ints, Ints, Ints]:
         """Where a document repeats an evaluation set: [H] number of the n-gram in `hashes_E`, first, end character."""
-        grams_G = ngram_hashes(words.hashes_W, self.ngram_words)
+        grams_G = words.ngrams(self.ngram_words)
         if not len(grams_G) or not len(self.hashes_E):
             empty = np.empty(0, np.int64)
             return empty, empty, empty

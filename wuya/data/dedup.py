@@ -24,7 +24,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from wuya.data.words import Ints, UInt64s, mix, ngram_hashes
+from wuya.data.words import Ints, UInt64s, Words, mix
 
 UInt32s = NDArray[np.uint32]
 Bools = NDArray[np.bool_]
@@ -65,9 +65,12 @@ class MinHash:
     def __post_init__(self) -> None:
         assert self.num_hashes % self.num_bands == 0, "bands must share the hashes evenly"
 
-    def signature(self, hashes_W: UInt64s) -> UInt32s:
-        """[K] smallest hash of the shingles under each of the K functions; all ones for a text without words."""
-        shingles_G = ngram_hashes(hashes_W, min(self.shingle_words, max(len(hashes_W), 1)))
+    def signature_of(self, words: Words) -> UInt32s:
+        """[K] signature of a text; one shorter than a shingle is one shingle."""
+        return self.signature(words.ngrams(min(self.shingle_words, max(len(words), 1))))
+
+    def signature(self, shingles_G: UInt64s) -> UInt32s:
+        """[K] smallest hash of the shingles under each of the K functions; all ones where there are none."""
         smallest_K = np.full(self.num_hashes, 0xFFFF_FFFF, np.uint32)
         multipliers_K, offsets_K = _functions(self.num_hashes, self.seed)
         keys_G = (shingles_G >> np.uint64(32)).astype(np.uint32)

@@ -65,7 +65,7 @@ def analyse(settings: AnalysisSettings, texts: Sequence[str]) -> Analysis:
             continue
         hashes_M[place], num_words_M[place] = document_hash(text), len(words)
         if minhash:
-            signatures_MK[place] = minhash.signature(words.hashes_W)
+            signatures_MK[place] = minhash.signature_of(words)
         if settings.evaluation:
             ngrams_H, firsts_H, ends_H = settings.evaluation.collisions(words)
             if len(ngrams_H):
@@ -202,7 +202,7 @@ class SpooledCorpus:
         chosen: list[int] = []
         texts: list[str] = []
         chars = 0
-        for index in indices.tolist():
+        for index in map(int, indices):
             text = self.texts[index]
             if chosen and (chars + len(text) > BATCH_CHARS or len(chosen) == BATCH_DOCUMENTS):
                 yield np.array(chosen, np.int64), texts

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wuya.data.words import UInt64s, Words, ngram_hashes, uniforms
+from wuya.data.words import UInt64s, Words, uniforms
 
 Floats = NDArray[np.float64]
 PARETO_ALPHA = 9.0
@@ -162,6 +162,6 @@ def _line_rejection(text: str, rules: QualityRules) -> str:
 def _repetition_rejection(words: Words, rules: QualityRules) -> str:
     if len(words) < 50:
         return ""
-    grams = ngram_hashes(words.hashes_W, 5)
+    grams = words.ngrams(5)
     repeated = len(grams) - len(np.unique(grams))
     return "repeated_ngrams" if repeated > rules.max_repeated_ngram_share * len(grams) else ""

@@ -8,7 +8,7 @@ strings.
 Dimension key: C characters, W words, G n-grams.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -33,9 +33,16 @@ class Words:
     """Index of the first character of each word in the text."""
     ends_W: Ints
     """Index after its last character."""
+    _ngrams: dict[int, UInt64s] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.hashes_W)
+
+    def ngrams(self, n: int) -> UInt64s:
+        """`ngram_hashes` of these words, computed once: several stages ask for the same."""
+        if n not in self._ngrams:
+            self._ngrams[n] = ngram_hashes(self.hashes_W, n)
+        return self._ngrams[n]
 
 
 def words_of(text: str) -> Words:
