@@ -60,12 +60,13 @@ class RealTurnJudge:
         rows = np.zeros((len(sequences), self.model.config.model_dim + 1), dtype=np.float32)
         for indices in length_sorted_microbatches([len(s) for s in sequences], max_tokens=8_192):
             ids_BT, _ = pad_right([sequences[i] for i in indices], pad_id=0)
+            ids_BT = ids_BT.to(self.model.device)
             hidden_BTD = self.model(ids_BT)
             logprobs_BTV = self.model.logits(hidden_BTD[:, :-1]).log_softmax(-1)
             logprobs_BT = logprobs_BTV.gather(-1, ids_BT[:, 1:].unsqueeze(-1)).squeeze(-1)
             for row, index in enumerate(indices):
                 end = len(sequences[index])
                 start = end - len(replies[index])
-                rows[index, :-1] = hidden_BTD[row, start:end].mean(0).numpy()
+                rows[index, :-1] = hidden_BTD[row, start:end].float().mean(0).cpu().numpy()
                 rows[index, -1] = float(logprobs_BT[row, start - 1 : end - 1].mean())
         return rows

@@ -21,7 +21,7 @@ from wuya.config import require_positive
 from wuya.console import Progress, say
 from wuya.data.corpus import CorpusSource, read_documents
 from wuya.data.formats import read_demonstrations, read_prompts
-from wuya.errors import ConfigError
+from wuya.errors import ConfigError, DataError
 from wuya.evals.answers import Answers, chat_answers, transcript_answers, write_answers
 from wuya.evals.bootstrap import mean_interval
 from wuya.evals.diversity import diversity
@@ -96,6 +96,8 @@ class EvaluateConfig:
             raise ConfigError(
                 "`judge` needs `judge_turns`, real replies to learn from", hint="--judge_turns turns.jsonl"
             )
+        if taken := {"base", "fewshot_base", "sft", "best_of_n"} & {*self.policies, *self.tax_only}:
+            raise ConfigError(f"`{taken.pop()}` is the name of another row of the table", hint="rename that policy")
         if self.labelers is None and not self.reward_model:
             raise ConfigError("nobody to vote", hint="give --labelers labelers.json or --reward_model runs/reward")
 
@@ -159,6 +161,8 @@ def _read_prompts(config: EvaluateConfig) -> list[Prompt]:
     prompts = list(islice(read_prompts(config.prompts, bad), config.num_prompts))
     if bad.count:
         say(bad.summary())
+    if not prompts:
+        raise DataError(f"no prompts in `{config.prompts}`", hint="one JSON object a line, with `messages`")
     if len(prompts) < config.num_prompts:
         say(f"only {len(prompts)} prompts in {config.prompts}, {config.num_prompts} wanted")
     return prompts
@@ -171,17 +175,12 @@ def _sample_answers(
     forms = (["base", "fewshot_base"] if config.base else []) + ["sft", *config.policies]
     with Progress(len(forms) * len(prompts), "answers", unit="answer") as progress:
         for name in forms:
-            if name.endswith("base"):
-                shots = _shots(config) if name == "fewshot_base" else []
+            if name in ("base", "fewshot_base"):
                 answers[name] = transcript_answers(
-                    name,
-                    models["base"],
-                    tokenizer,
-                    prompts,
-                    max_tokens=config.max_tokens,
-                    seed=config.seed,
-                    examples=shots,
-                )
+                    name, models["base"], tokenizer, prompts,
+                    max_tokens=config.max_tokens, seed=config.seed,
+                    examples=_shots(config) if name == "fewshot_base" else [],
+                )  # fmt: skip
             else:
                 answers[name] = chat_answers(
                     name, models[name], tokenizer, prompts, max_tokens=config.max_tokens, seed=config.seed
@@ -225,7 +224,7 @@ def _win_rates(
 
 def _kl(config: EvaluateConfig, models: Mapping[str, GPT], answers: Mapping[str, Answers]) -> dict[str, Any]:
     """KL(policy || SFT) in nats of exactly the weights evaluated here, on their own answers."""
-    rows = {}
+    rows: dict[str, Any] = {}
     for name in config.policies:
         completions = [candidate.token_ids for candidate in answers[name].candidates]
         kl = kl_divergence(models[name], models["sft"], answers[name].prompt_ids, completions)
