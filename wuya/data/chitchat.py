@@ -1,7 +1,7 @@
 """The demo's corpus: person-to-person chats (PyPI `chitchat-dataset`, MIT), split so that nothing leaks.
 
 A few people are in very many of the chats and openings recur, so a random split would test on people and prompts seen
-in training. Here (1) a whole chat is on one side; (2) a held-out chat's less frequent partner appears in no training chat;
+in training. Here (1) a whole chat is on one side; (2) a held-out chat's less frequent partner is in no training chat;
 (3) prompts are the last 1-3 turns before a reply, anywhere in a chat, with at least four content words, de-duplicated
 across all uses, at most 200 an author; (4) SFT, reward-model, PPO, tuning and final prompts are disjoint.
 
