@@ -15,7 +15,7 @@ from wuya.inference.sampling import SamplingParams
 from wuya.models.checkpoint import save_checkpoint
 from wuya.models.gpt import GPT
 from wuya.models.presets import preset
-from wuya.recipes.chat import Conversation, chat, command
+from wuya.recipes.chat import NEUTRAL_SYSTEM, Conversation, chat, command, template_adds_system
 from wuya.records import Message
 from wuya.tokenizer.bpe import Tokenizer, train_tokenizer
 from wuya.tokenizer.chat_format import encode_prompt
@@ -175,6 +175,27 @@ def test_same_seed_same_answers(checkpoint: Path, capsys: pytest.CaptureFixture[
         main(["chat", str(checkpoint), "--prompt", "hello", "--temperature", "2", "--seed", seed])
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_a_template_with_a_system_message_of_its_own_gets_a_neutral_one(
+    model: GPT, tokenizer: Tokenizer, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not template_adds_system(tokenizer)
+    save_checkpoint(tmp_path / "vendor", model, tokenizer, recipe="sft")
+    settings = json.loads((tmp_path / "vendor" / "tokenizer_config.json").read_text())
+    settings["chat_template"] = (
+        "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nI am VendorBot<|im_end|>\n{% endif %}"
+        + settings["chat_template"]
+    )
+    (tmp_path / "vendor" / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert template_adds_system(Tokenizer.load(tmp_path / "vendor"))
+    answers = []
+    for arguments in ([str(tmp_path / "vendor")], [str(checkpoint), "--system", NEUTRAL_SYSTEM]):
+        assert main(["chat", *arguments, "--prompt", "hello", "--temperature", "0", "--max_tokens", "8"]) == 0
+        captured = capsys.readouterr()
+        answers.append(captured.out)
+        assert (NEUTRAL_SYSTEM in captured.err) == ("--system" not in arguments)
+    assert answers[0] == answers[1]
 
 
 def test_base_models_and_wrong_settings_are_refused(

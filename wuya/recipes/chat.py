@@ -25,9 +25,12 @@ from wuya.inference.sampling import SamplingParams
 from wuya.models.checkpoint import load_checkpoint, resolve_checkpoint
 from wuya.records import Message
 from wuya.tokenizer.bpe import Tokenizer
-from wuya.tokenizer.chat_format import encode_prompt, fit_prompt
+from wuya.tokenizer.chat_format import encode_prompt, fit_prompt, render_chat
 from wuya.training.distributed import resolve_device, resolve_dtype
 
+NEUTRAL_SYSTEM = "You are a helpful assistant."
+"""For models that are trained to have a system message: their template's default names a vendor, and says so too often
+(SmolLM2-135M with its own finishes "The capital of France is" with a greeting in French)."""
 Pieces = Generator[str, None, None]
 """An answer as it is written; closing it stops the work."""
 
@@ -52,9 +55,10 @@ class ChatConfig:
     checkpoint: Path
     """The model: run folder, Hugging Face folder, .gguf file, or `package:NAME` of an installed package with one."""
     system: str = ""
-    """System message at the start."""
-    temperature: float = 0.7
-    """Logits are divided by it; 0 is greedy."""
+    """System message at the start. Empty: none; where the model's template would put in its vendor's own, a neutral one
+    instead, which is said."""
+    temperature: float = 0.3
+    """Logits are divided by it; 0 is greedy, 1 samples as trained. Small models lose the thread at higher ones."""
     top_k: int = 0
     """Keep only so many of the likeliest tokens; 0 keeps all."""
     top_p: float = 0.95
@@ -96,9 +100,11 @@ def run(config: ChatConfig) -> Path:
             f"`{config.checkpoint}` has no chat template: it is a base model, which continues text and does not answer",
             hint="fine-tune it first: `wuya sft --base ... --demonstrations ... --out runs/sft`",
         )
-    conversation = Conversation(
-        Engine(model, tokenizer, seed=config.seed), tokenizer, config.sampling, system=config.system
-    )
+    system = config.system
+    if not system and template_adds_system(tokenizer):
+        system = NEUTRAL_SYSTEM
+        say(f'system: {system} (the model expects one; change it with `/system` or `--system "..."`)')
+    conversation = Conversation(Engine(model, tokenizer, seed=config.seed), tokenizer, config.sampling, system=system)
     if config.prompt:
         _answer_once(conversation, config)
     else:
@@ -108,6 +114,18 @@ def run(config: ChatConfig) -> Path:
                 "/help lists the commands.")  # fmt: skip
         chat(conversation, _lines(interactive), interactive=interactive)
     return resolve_checkpoint(config.checkpoint)
+
+
+def template_adds_system(tokenizer: Tokenizer) -> bool:
+    """Whether the chat template opens a chat that has no system message with one of its own."""
+    rendered = render_chat(
+        [Message("user", "?")],
+        tokenizer.chat_template,
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+    )
+    return "system" in rendered.partition("user")[0]
 
 
 class Conversation:
