@@ -21,7 +21,7 @@ from wuya.config import require_positive
 from wuya.console import Progress, say
 from wuya.data.corpus import CorpusSource, read_documents
 from wuya.data.formats import read_demonstrations, read_prompts
-from wuya.errors import ConfigError, DataError
+from wuya.errors import ConfigError
 from wuya.evals.answers import Answers, chat_answers, transcript_answers, write_answers
 from wuya.evals.bootstrap import mean_interval
 from wuya.evals.diversity import diversity
@@ -161,8 +161,6 @@ def _read_prompts(config: EvaluateConfig) -> list[Prompt]:
     prompts = list(islice(read_prompts(config.prompts, bad), config.num_prompts))
     if bad.count:
         say(bad.summary())
-    if not prompts:
-        raise DataError(f"no prompts in `{config.prompts}`", hint="one JSON object a line, with `messages`")
     if len(prompts) < config.num_prompts:
         say(f"only {len(prompts)} prompts in {config.prompts}, {config.num_prompts} wanted")
     return prompts
