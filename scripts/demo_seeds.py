@@ -59,22 +59,23 @@ def seeds_table(summaries: dict[int, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+GROUPS = ("win_rate", "reward_model", "scores", "kl", "bits_per_byte", "tax", "outside_judges", "diversity")
+
+
 def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for group in ("win_rate", "reward_model", "kl", "bits_per_byte", "tax", "diversity"):
-        for name, value in summary[group].items():
-            if isinstance(value, dict) and {"mean", "low", "high"} <= set(value):
-                rows.append((f"{group} {name}", f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"))
-            elif isinstance(value, dict):
-                for key, number in value.items():
-                    rows.append((f"{group} {name} {key}", _number(number)))
-            else:
-                rows.append((f"{group} {name}", _number(value)))
+    rows = [row for group in GROUPS for row in _rows(group, summary[group])]
     return [*rows, ("minutes", f"{sum(summary['seconds'].values()) / 60:.1f}")]
 
 
-def _number(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def _rows(name: str, value: object) -> list[tuple[str, str]]:
+    """One row a number or interval, however deep; texts, lists and unknown figures are left out."""
+    if isinstance(value, dict):
+        if {"mean", "low", "high"} <= set(value):
+            return [(name, f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")]
+        return [row for key, inner in value.items() for row in _rows(f"{name} {key.replace('_', ' ')}", inner)]
+    if isinstance(value, float):
+        return [(name, f"{value:.3f}")]
+    return [(name, str(value))] if isinstance(value, int) else []
 
 
 if __name__ == "__main__":
