@@ -58,7 +58,7 @@ def ppo_config(demo: Demo) -> PPOConfig:
         value_learning_rate=5e-4,
         warmup_updates=2,
         value_warmup_updates=1,
-        kl_coef=0.2,
+        kl_coef=0.3,
         ema_decay=0.9,
         ptx_ratio=1.0,
         ptx_context_length=64,
