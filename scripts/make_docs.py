@@ -106,7 +106,7 @@ def _markdown(docstring: str) -> str:
         elif inside and line and not indented:
             result[-1:] = ["```", ""] if not result[-1] else [result[-1], "```", ""]
             inside = False
-        result.append(line[4:] if inside else line)
+        result.append(line[4:] if inside else _escaped(line))
     return "\n".join([*result, "```"] if inside else result)
 
 
@@ -149,7 +149,12 @@ def _default(value: object) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return _escaped(" ".join(text.split()).replace("|", "\\|"))
+
+
+def _escaped(text: str) -> str:
+    """`<out>` outside code is shown, not taken for HTML."""
+    return "`".join(part.replace("<", "&lt;") if i % 2 == 0 else part for i, part in enumerate(text.split("`")))
 
 
 def main(arguments: list[str]) -> int:
