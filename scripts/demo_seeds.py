@@ -15,6 +15,9 @@ from typing import Any
 from wuya.cli import main as wuya
 from wuya.files import default_workspace, write_atomic
 
+GROUPS = ("win_rate", "reward_model", "scores", "kl", "bits_per_byte", "tax", "outside_judges", "diversity")
+"""Of summary.json, in the table's order."""
+
 
 def main() -> int:
     """Run what is missing, then the table."""
@@ -57,9 +60,6 @@ def seeds_table(summaries: dict[int, dict[str, Any]]) -> str:
         ]
         lines.append(f"| gate: {gate['name']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-GROUPS = ("win_rate", "reward_model", "scores", "kl", "bits_per_byte", "tax", "outside_judges", "diversity")
 
 
 def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
