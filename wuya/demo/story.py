@@ -13,6 +13,7 @@ replies the demonstrations. Budgets are counts of tokens and episodes, never sec
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -139,6 +140,11 @@ def _closing(folder: Path, summary: dict[str, Any], gates: list[Gate]) -> str:
             evaluation_table(summary),
             table(rows, title="gates") if rows else "",
             f"{sum(seconds.values()) / 60:.1f} minutes; labelers are simulated; report: {folder / 'report.html'}",
-            f"talk to it: wuya chat {folder / 'ppo_ptx'}",
+            f"talk to it: {_this_program()} chat {folder / 'ppo_ptx'}",
         ]
     )
+
+
+def _this_program() -> str:
+    """`wuya` as it was called, so that the line can be typed as it stands: make calls the one in .venv."""
+    return sys.argv[0] if Path(sys.argv[0]).name == "wuya" and "/" in sys.argv[0] else "wuya"
