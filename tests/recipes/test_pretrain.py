@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -217,3 +218,29 @@ def test_settings_that_contradict_are_refused(make: Make) -> None:
         make(warmup=0.5, warmdown=0.6)
     with pytest.raises(ConfigError, match="no model preset"):
         run(make(preset="tinny"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("ignore")  # torch's own, of whatever its compiler imports
+def test_compiled_losses_are_the_eager_ones(make: Make) -> None:
+    run(make("eager", num_tokens=4 * 128))
+    run(make("compiled", num_tokens=4 * 128, compile=True))
+    assert losses(make("compiled").out) == pytest.approx(losses(make("eager").out), rel=1e-4)
+
+
+def test_compile_without_a_compiler_is_refused_before_anything_is_computed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain.shutil, "which", lambda name: None)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"C\+\+ compiler"):
+            run(make(compile=True))
+
+
+@pytest.mark.filterwarnings("ignore")  # tensorboard's own
+def test_tensorboard_files_are_written_where_the_package_is(make: Make) -> None:
+    pytest.importorskip("tensorboard")
+    config = make(num_tokens=2 * 128, tensorboard=True)
+    run(config)
+    assert list((config.out / "tensorboard").glob("events.out.tfevents.*"))

@@ -143,6 +143,7 @@ def run(config: PretrainConfig) -> Path:
     # 1. Data
     device = distributed.init(config.device)
     dtype = distributed.resolve_dtype(config.dtype, device)
+    loss_sum = compiled(nats_sum) if config.compile else nats_sum
     shards = TokenShards(config.data)
     held_out = None if config.validation_data is None else TokenShards(config.validation_data)
     batches = PretrainingBatches(
@@ -168,7 +169,6 @@ def run(config: PretrainConfig) -> Path:
 
         # 3. The algorithm: the gradient of a global batch, one step; and a look at it every now and then
         throughput = Throughput()
-        loss_sum = compiled(nats_sum) if config.compile else nats_sum
         tokens_before = first_step * batches.tokens_per_batch
         with Progress(config.num_tokens, "pre-train", start=tokens_before) as progress:
             for step in range(first_step, config.num_steps):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from wuya import __version__
 from wuya.training import distributed
 
 KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR")
@@ -16,6 +17,7 @@ KERNEL_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_I
 def kernel_choices() -> dict[str, str]:
     """Facts that must be equal for a resumed run to have the same bits as one that never stopped."""
     facts = {
+        "wuya": __version__,
         "torch": str(torch.__version__),
         "cpu": str(distributed.cpu_capabilities().get("cpu_name", platform.processor())),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
