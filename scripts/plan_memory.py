@@ -8,7 +8,7 @@ note the memory, then build the model and do three steps. Prints one JSON object
 
 glibc keeps freed blocks of up to 32 MB for itself, so resident memory is what was once in use, not what is: a quarter
 to a half more than the tensors that live at any time. With `--allocator exact` (the default here) blocks of 1 MB and
-more go back to the system when they are freed (MALLOC_MMAP_THRESHOLD_=1000000), which is what the prediction is about;
+more go back to the system when they are freed (MALLOC_MMAP_THRESHOLD_=100000), which is what the prediction is about;
 with `--allocator glibc` nothing is set, which is what a run takes that sets nothing. Models whose tensors are larger
 than 32 MB behave alike in both.
 """
@@ -25,7 +25,7 @@ CASES = [
     {"num_layers": 6, "model_dim": 256, "vocab_size": 4096, "tokens": 256, "batch_size": 4},
     {"num_layers": 3, "model_dim": 384, "vocab_size": 8192, "tokens": 128, "batch_size": 8},
 ]
-RETURN_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000", "OMP_NUM_THREADS": "1"}
+RETURN_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "100000", "OMP_NUM_THREADS": "1"}
 
 
 def resident(field: str = "VmRSS") -> int:

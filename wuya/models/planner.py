@@ -212,14 +212,17 @@ def _block_matrices(config: GPTConfig) -> int:
 
 
 def _muon_temporary(config: GPTConfig) -> int:
-    """Updates of all matrices, and three copies of the largest group of one shape while it is orthogonalised."""
+    """Updates of all matrices, and five copies of the largest group of one shape while it is orthogonalised.
+
+    Five as measured: stacked, scaled, the product, and what batched products copy of transposed operands.
+    """
     D = config.model_dim
     q, k, v = config.qkv_rows
     shapes: dict[tuple[int, int], int] = {}
     gated = [(config.mlp_dim, D)] * (2 if config.mlp == "swiglu" else 1)
     for shape in [(q, D), (k, D), (v, D), (D, q), *gated, (D, config.mlp_dim)]:
         shapes[shape] = shapes.get(shape, 0) + config.num_layers * shape[0] * shape[1]
-    return FLOAT * (_block_matrices(config) + 3 * max(shapes.values()))
+    return FLOAT * (_block_matrices(config) + 5 * max(shapes.values()))
 
 
 def _block_backward_floats(config: GPTConfig, num_tokens: int) -> int:
