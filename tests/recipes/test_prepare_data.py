@@ -137,6 +137,9 @@ def test_the_same_preparation_is_kept_and_another_refused(config: PrepareConfig)
         run(config)
     with pytest.raises(ConfigError, match="other inputs or settings"):
         run(dataclasses.replace(config, resume=True, seed=1))
+    (config.out / "manifest.json").write_text("{")
+    with pytest.raises(ConfigError, match="exists already"):
+        run(dataclasses.replace(config, resume=True))
 
 
 def test_a_small_source_gives_its_end_to_validation(config: PrepareConfig, corpus: Path, tmp_path: Path) -> None:

@@ -241,8 +241,10 @@ def _is_done(config: PrepareConfig, fingerprint: str) -> bool:
     """Whether `out` holds this very result; anything else in its place is an error, never overwritten."""
     if not config.out.exists():
         return False
-    manifest = config.out / "manifest.json"
-    found = json.loads(manifest.read_text(encoding="utf-8")).get("fingerprint") if manifest.is_file() else None
+    try:
+        found = json.loads((config.out / "manifest.json").read_text(encoding="utf-8")).get("fingerprint")
+    except (OSError, ValueError, AttributeError):  # no manifest, or a damaged one
+        found = None
     if config.resume and found == fingerprint:
         return True
     what = "was made from other inputs or settings" if found and found != fingerprint else "exists already"
