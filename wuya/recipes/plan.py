@@ -194,7 +194,8 @@ def render(plan: Mapping[str, Any], machine: Machine) -> str:
         f"1,000 PPO episodes about {duration(compute['ppo_seconds_per_1000_episodes'])}",
         "Verdict\n\n" + "\n".join(f"  {line}" for line in plan["verdict"]),
         "Resident memory also holds Python and torch (0.3 GiB) and what the allocator keeps of freed tensors:\n"
-        "for small models plan up to 40 % more, with checkpointing twice as much, or start with MALLOC_MMAP_THRESHOLD_=100000.",
+        "for small models plan up to 40 % more, with checkpointing twice as much, or start with\n"
+        "MALLOC_MMAP_THRESHOLD_=100000.",
     ]
     return "\n\n".join(parts) + "\n"
 
