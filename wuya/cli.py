@@ -34,7 +34,7 @@ VERBS: dict[str, Verb] = {
     "label": Verb("wuya.recipes.label", "LabelConfig", "step 2a: queue -> rankings, by people or simulated labelers"),
     "reward": Verb("wuya.recipes.reward_model", "RewardModelConfig", "step 2b: SFT model + rankings -> reward model"),
     "ppo": Verb("wuya.recipes.ppo", "PPOConfig", "step 3: SFT + reward model + prompts -> policy (PPO, PPO-ptx)"),
-    "evaluate": Verb("wuya.recipes.evaluate", "EvaluateConfig", "checkpoints -> report.html and report.json"),
+    "evaluate": Verb("wuya.recipes.evaluate", "EvaluateConfig", "checkpoints -> report.html and evaluation.json"),
     "loop": Verb("wuya.recipes.loop", "LoopConfig", "steps 2 and 3 repeated on the current best policy"),
     "chat": Verb("wuya.recipes.chat", "ChatConfig", "talk to a checkpoint in the terminal"),
     "plan": Verb("wuya.recipes.plan", "PlanConfig", "memory, compute and time of a config before anything is spent"),
