@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "evals": BASE | {"tokenizer", "data", "models", "losses", "training", "inference", "feedback"},
     "recipes": BASE | {"tokenizer", "data", "models", "losses", "training", "inference", "feedback", "evals"},
     "demo": BASE | {"tokenizer", "data", "models", "losses", "training", "inference", "feedback", "evals", "recipes"},
+    "web": BASE | {"tokenizer", "data", "models", "losses", "training", "inference", "feedback", "evals"},
     "cli": BASE,  # recipes by name only, when their verb is called
     "completion": BASE | {"cli"},
     "__main__": {"cli"},
