@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.recipes.processes import kill_and_resume
 from wuya.errors import ConfigError, DataError
 from wuya.files import read_jsonl
 from wuya.inference.rollout_files import read_episodes
@@ -140,6 +141,22 @@ def test_stop_and_resume_equals_a_straight_run_bit_for_bit(make: Make, corpus: P
     for first, second in zip(rows_of(corpus / "straight"), rows_of(corpus / "stopped"), strict=True):
         timed = {"time", "eps", "time/sampling", "time/training"}
         assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in second.items() if k not in timed}
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_and_resumed_ends_with_the_same_bits(make: Make, corpus: Path, kills: int) -> None:
+    changes: dict[str, Any] = {
+        "target_kl": 0.1, "ptx_coef": 0.5, "ptx_shards": corpus / "train", "ptx_context_length": 16,
+        "num_updates": 2 + 2 * kills,
+    }  # fmt: skip
+    run(make("straight", **changes))
+    kill_and_resume(run, make("killed", save_every=1, **changes), kills=kills, within=0.6)
+    assert same_bits(corpus / "straight", corpus / "killed")
+    assert scores(corpus / "straight") == scores(corpus / "killed")
+
+
+def scores(out: Path) -> list[float]:
+    return [row["objective/scores"] for row in rows_of(out)]
 
 
 def test_constant_advantage_with_beta_and_gamma_zero_leaves_the_policy_bit_identical(make: Make, corpus: Path) -> None:

@@ -1,15 +1,12 @@
 """The base model learns; how the work is cut (microbatches, stops, kills, processes) never changes what it learns."""
 
-import dataclasses
 import json
 import os
-import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.recipes.processes import forked, kill_and_resume
 from wuya.config import save_config
 from wuya.errors import ConfigError, DataError, Interrupted, NotFinite
 from wuya.files import read_jsonl
@@ -111,43 +109,11 @@ def test_stop_and_resume_equals_a_straight_run_bit_for_bit(make: Make, monkeypat
     assert losses(stopped.out) == losses(straight.out)
 
 
-def kill_and_resume(config: PretrainConfig, kills: int) -> None:
-    """Train in processes of their own, SIGKILL each at a random moment after its first update; let the last finish."""
-    rng = random.Random(0)
-    metrics = config.out / "metrics.jsonl"
-    for _ in range(kills):
-        size = metrics.stat().st_size if metrics.exists() else 0
-        pid = forked(lambda: run(dataclasses.replace(config, resume=True)))
-        deadline = time.monotonic() + 60
-        while (not metrics.exists() or metrics.stat().st_size <= size) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(rng.random() * 0.3)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        for checkpoint in (config.out / "checkpoints").glob("step_*"):
-            assert (checkpoint / "resume" / "state.pt").exists() and (checkpoint / "model.safetensors").exists()
-    run(dataclasses.replace(config, resume=True))
-
-
-def forked(work: Callable[[], object], **environment: str) -> int:
-    """Start `work` in a copy of this process (torch is loaded already); returns its id."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.environ.update(environment)
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
-
-
 @pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_and_resumed_ends_with_the_same_bits(make: Make, kills: int) -> None:
     changes = {"save_every": 3, "num_tokens": kills * 15 * 128}
     run(make("straight", **changes))
-    kill_and_resume(make("killed", **changes), kills)
+    kill_and_resume(run, make("killed", **changes), kills=kills)
     assert_same_bits(weights(make("killed").out), weights(make("straight").out))
     assert losses(make("killed").out) == losses(make("straight").out)
 
