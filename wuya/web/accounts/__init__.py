@@ -1,0 +1,1 @@
+"""Who may do what: users, sessions, roles, invitations, and the single user of a laptop."""

@@ -1,0 +1,152 @@
+"""Pure ASGI around every request: ids, headers, host names, cross-site requests, body sizes.
+
+No BaseHTTPMiddleware: with it a handler never learns that its client has left (docs/concepts/service.md).
+"""
+
+import re
+import secrets
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wuya.web.errors import ApiError, error_response, local_path
+from wuya.web.settings import Settings
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "manifest-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    ]
+)
+HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+IMPORT_PATHS = ("/api/import", "/api/prompts/import")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+
+
+def cross_site(method: str, headers: Headers, *, scheme: str, trusted_origins: Iterable[str] = ()) -> str:
+    """Why a request must be refused as forged by another site; "" if it may pass.
+
+    The algorithm of Go 1.25's `http.CrossOriginProtection`: browsers say where a request comes from, programs that are
+    no browsers send neither header and hold no cookies of a victim.
+    """
+    if method in SAFE_METHODS:
+        return ""
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    if origin and origin in trusted_origins:
+        return ""
+    if site in ("same-origin", "none"):
+        return ""
+    if site is not None:
+        return f"sec-fetch-site is {site}"
+    if origin is None:
+        return ""
+    asked = urlsplit(origin)
+    if asked.netloc.lower() == headers.get("host", "").lower() and asked.scheme in ("http", "https", scheme):
+        return ""
+    return "the origin is another site"
+
+
+class Shield:
+    """The outermost middleware of the application."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+        self._hosts = set(settings.host_names)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request = Request(scope)
+        given = request.headers.get("x-request-id", "")
+        scope["request_id"] = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        sender = self._with_headers(scope["request_id"], send)
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return await error_response(request, refusal)(scope, receive, sender)
+        await self.app(scope, self._limited(request, receive), sender)
+
+    def _refusal(self, request: Request) -> ApiError | None:
+        host = request.headers.get("host", "")
+        name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+        if "*" not in self._hosts and name.lower() not in self._hosts:
+            return ApiError(400, "unknown_host", f"this server does not answer for the host {name[:100]!r}")
+        path = local_path(request)
+        has_cookies = "cookie" in request.headers
+        by_key = request.headers.get("authorization", "").startswith("Bearer ") and not has_cookies
+        if not by_key:
+            reason = cross_site(request.method, request.headers, scheme=request.url.scheme)
+            if reason:
+                return ApiError(403, "cross_site", f"a page of another site sent this request: {reason}")
+        if path.startswith("/api/") and request.method not in SAFE_METHODS and _has_body(request.headers):
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "application/json" and not (path in IMPORT_PATHS and kind in IMPORT_TYPES):
+                return ApiError(415, "unsupported_media_type", "send JSON: content-type application/json")
+        length = request.headers.get("content-length", "0")
+        limit = self._limit(path)
+        if length.isdigit() and int(length) > limit:
+            return ApiError(413, "request_too_large", f"the request has more than {limit:,} bytes")
+        return None
+
+    def _limit(self, path: str) -> int:
+        return self.settings.max_import_bytes if path in IMPORT_PATHS else self.settings.max_body_bytes
+
+    def _limited(self, request: Request, receive: Receive) -> Receive:
+        """Count the body of a request that does not say its length."""
+        limit, seen = self._limit(local_path(request)), 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            if message["type"] == "http.request":
+                seen += len(message.get("body", b""))
+                if seen > limit:
+                    raise HTTPException(413, f"the request has more than {limit:,} bytes")
+            return message
+
+        return counted
+
+    def _with_headers(self, request_id: str, send: Send) -> Send:
+        https = self.settings.https
+
+        async def sender(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                headers["x-request-id"] = request_id
+                headers.setdefault("cache-control", "no-store")
+                if https:
+                    headers.setdefault("strict-transport-security", "max-age=31536000; includeSubDomains")
+            await send(message)
+
+        return sender
+
+
+IMPORT_TYPES = frozenset({"application/json", "application/x-ndjson", "application/jsonl", "text/csv", "text/plain"})
+
+
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers

@@ -1,0 +1,51 @@
+"""What a running service was told: frozen, passed in, never read from globals."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]", "testserver")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything the web process needs to know, derived from `ServeConfig` or set by a test."""
+
+    workspace: Path
+    """Folder with runs/, models/ and the service's key file."""
+    host: str = "127.0.0.1"
+    """Address that the server listens on."""
+    port: int = 8000
+    """Its port."""
+    accounts: bool = False
+    """True: people sign in. False: one user, on this machine only, without a password."""
+    https: bool = False
+    """True where a proxy in front speaks HTTPS: cookies are Secure and browsers are told to insist on it."""
+    root_path: str = ""
+    """Path prefix under which a reverse proxy shows the service, without a slash at the end: "/wuya"."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names that requests may ask for besides loopback; "*" allows any."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call `/v1` with a bearer key. None by default."""
+    metrics_token: str = ""
+    """Bearer token for `/metrics` from other machines; empty: from this machine only."""
+    secret: bytes = field(default=b"wuya-test-secret-of-32-bytes----", repr=False)
+    """Key of the HMACs (author hashes, audit chain)."""
+    max_body_bytes: int = 1 << 20
+    """Largest request body."""
+    max_import_bytes: int = 64 << 20
+    """Largest body of the import endpoints."""
+    job_seconds: float = 600.0
+    """Longest time that a chat's answer may take."""
+    default_model: str = ""
+    """Alias that new chats use; empty: the engine's first."""
+
+    @property
+    def loopback_only(self) -> bool:
+        """Whether only this machine can reach the service."""
+        return self.host in LOOPBACK
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Every host name that a request may carry."""
+        return LOOPBACK_NAMES + self.allowed_hosts
