@@ -77,6 +77,6 @@ def test_no_prompt_has_two_uses_and_no_author_more_than_200(uses: dict[Use, list
 
 def test_transcript_and_its_prompt_agree() -> None:
     turns = [Turn("x", "hi\nthere"), Turn("y", "hello"), Turn("x", "bye")]
-    assert transcript(turns) == "A: hi there\nB: hello\nA: bye\n"
+    assert transcript(turns) == "A:\nhi there\nB:\nhello\nA:\nbye\n"
     prompt = Prompt("p", (Message("user", "hi there"), Message("assistant", "hello"), Message("user", "bye")))
-    assert transcript_prompt(prompt) == transcript(turns) + "B:"
+    assert transcript_prompt(prompt) == transcript(turns) + "B:\n"

@@ -149,6 +149,6 @@ def test_hub_names_are_understood_and_failures_explained(monkeypatch: pytest.Mon
 def test_installed_packages_are_corpora(monkeypatch: pytest.MonkeyPatch) -> None:
     chat = Chat("chitchat-0", (Turn("ann", "Hi"), Turn("bob", "Caw!")))
     monkeypatch.setattr("wuya.data.chitchat.load_chats", lambda: [chat])
-    assert read("package:chitchat_dataset") == [Document("A: Hi\nB: Caw!\n", "it", "chitchat-0")]
+    assert read("package:chitchat_dataset") == [Document("A:\nHi\nB:\nCaw!\n", "it", "chitchat-0")]
     with pytest.raises(ConfigError, match="no reader for the package"):
         read("package:unknown")

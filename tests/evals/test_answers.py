@@ -46,7 +46,7 @@ class Bigrams(GPT):
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return train_tokenizer(["the cat sat on the mat and sang a song " * 20], vocab_size=280)
+    return train_tokenizer(["A:\nthe cat sat on the mat and sang a song\nB:\n" * 20], vocab_size=280)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def model(tokenizer: Tokenizer) -> GPT:
 
 
 def test_a_transcript_answer_stops_at_the_end_of_its_line(tokenizer: Tokenizer) -> None:
-    line, next_line = tokenizer.encode(" ok\n"), tokenizer.encode("Q: zz")
+    line, next_line = tokenizer.encode("ok\n"), tokenizer.encode("Q:\nzz")
     chain = [tokenizer.encode(transcript_prompt(PROMPTS[0]))[-1], *line, *next_line]
     gpt = Bigrams(preset("tiny", vocab_size=tokenizer.vocab_size, context_length=CONTEXT, **SIZES)).eval()
     gpt.table_VV = torch.zeros(tokenizer.vocab_size, tokenizer.vocab_size)
@@ -83,7 +83,7 @@ def test_as_many_examples_as_fit_are_put_before_the_prompt(model: GPT, tokenizer
         assert 1 < with_shots.count(tokenizer.document_end_id) < 1 + len(shots)  # some fit, not all
         assert len(with_shots) <= room
     assert few.prompt_ids[3] == alone.prompt_ids[3]  # no room for any; the prompt keeps its end
-    assert len(few.prompt_ids[3]) == room and few.prompt_ids[3][-1] == tokenizer.encode("B:")[-1]
+    assert len(few.prompt_ids[3]) == room and few.prompt_ids[3][-1] == tokenizer.encode("B:\n")[-1]
 
 
 def test_chat_answers_keep_the_ids_as_sampled(model: GPT, tokenizer: Tokenizer) -> None:

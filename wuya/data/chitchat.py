@@ -81,17 +81,20 @@ def split_chats(chats: Iterable[Chat]) -> dict[Split, list[Chat]]:
 
 
 def transcript(turns: Iterable[Turn | Message], *, first_speaker: int = 0) -> str:
-    """The plain form the base model is pre-trained on and asked in: one line a turn, `A: ...` / `B: ...`."""
+    """The plain form the base model is pre-trained on and asked in: a turn is a line `A:` or `B:`, then its text.
+
+    A turn's text starts a line, as it does in the chat format, so that its first word is the same token in both.
+    """
     lines = []
     for number, turn in enumerate(turns):
         text = turn.text if isinstance(turn, Turn) else turn.content
-        lines.append(f"{SPEAKERS[(first_speaker + number) % 2]}: {' '.join(text.split())}\n")
+        lines.append(f"{SPEAKERS[(first_speaker + number) % 2]}:\n{' '.join(text.split())}\n")
     return "".join(lines)
 
 
 def transcript_prompt(prompt: Prompt) -> str:
     """The same prompt as a transcript that stops where the answering speaker starts to write."""
-    return transcript(prompt.messages) + f"{SPEAKERS[len(prompt.messages) % 2]}:"
+    return transcript(prompt.messages) + f"{SPEAKERS[len(prompt.messages) % 2]}:\n"
 
 
 def exchanges(splits: dict[Split, list[Chat]]) -> dict[Use, list[Demonstration]]:
