@@ -32,6 +32,7 @@ VERBS: dict[str, Verb] = {
     "sft": Verb("wuya.recipes.sft", "SFTConfig", "step 1: base + demonstrations -> SFT model"),
     "sample": Verb("wuya.recipes.sample_completions", "SampleConfig", "step 2a: prompts -> K answers each, queued"),
     "label": Verb("wuya.recipes.label", "LabelConfig", "step 2a: queue -> rankings, by people or simulated labelers"),
+    "agreement": Verb("wuya.recipes.agreement", "AgreementConfig", "rankings -> how labelers agree, which model wins"),
     "reward": Verb("wuya.recipes.reward_model", "RewardModelConfig", "step 2b: SFT model + rankings -> reward model"),
     "ppo": Verb("wuya.recipes.ppo", "PPOConfig", "step 3: SFT + reward model + prompts -> policy (PPO, PPO-ptx)"),
     "evaluate": Verb("wuya.recipes.evaluate", "EvaluateConfig", "checkpoints -> report.html and evaluation.json"),
