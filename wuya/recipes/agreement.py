@@ -135,7 +135,8 @@ def _matrix(report: AgreementReport) -> list[dict[str, object]]:
     names = report.matrix_labelers
     rows: list[dict[str, object]] = []
     for a, shares in zip(names, report.matrix, strict=True):
-        rows.append({"": a} | {b: "" if math.isnan(x) else f"{x:.0%}" for b, x in zip(names, shares, strict=True)})
+        cells = {b: "" if math.isnan(x) else f"{x:.0%}" for b, x in zip(names, shares, strict=True)}
+        rows.append({"": a, **cells})
     return rows
 
 
