@@ -29,8 +29,9 @@ ALLOWED: dict[str, set[str]] = {
     "recipes": BASE | {"tokenizer", "data", "models", "losses", "training", "inference", "feedback", "evals"},
     "demo": BASE | {"tokenizer", "data", "models", "losses", "training", "inference", "feedback", "evals", "recipes"},
     "web": BASE | {"tokenizer", "data", "models", "losses", "training", "inference", "feedback", "evals"},
-    "cli": BASE,  # recipes by name only, when their verb is called
-    "completion": BASE | {"cli"},
+    "verbs": set(),
+    "cli": BASE | {"verbs"},  # recipes by name only, when their verb is called
+    "completion": BASE | {"cli", "verbs"},
     "__main__": {"cli"},
 }
 

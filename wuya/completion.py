@@ -9,9 +9,10 @@ from typing import ClassVar, Literal
 
 import shtab
 
-from wuya.cli import VERBS, load
+from wuya.cli import load
 from wuya.config import field_docs, field_names
 from wuya.errors import ConfigError
+from wuya.verbs import VERBS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
