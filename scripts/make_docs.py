@@ -69,6 +69,7 @@ def metrics_page() -> str:
 
 def schema_page() -> str:
     """Tables and columns of the feedback database."""
+    import wuya.web.tables  # noqa: F401  # its tables join those of the feedback store
     from wuya.feedback.tables import Base
 
     parts = ["# Database schema", "The feedback store, `wuya.db` in the workspace (SQLite; migrations by Alembic)."]

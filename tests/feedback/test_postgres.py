@@ -25,6 +25,7 @@ from wuya.feedback.tables import Base
 from wuya.records import Candidate, Comparison, Demonstration, Feedback, Message, Prompt, Ranking
 
 pytest.importorskip("psycopg", reason="psycopg is not installed (pip install 'wuya[web]')")
+pytest.importorskip("wuya.web.tables")  # the service's tables live in the same database
 pytestmark = pytest.mark.slow  # starting a server takes as long as a hundred other tests
 
 
@@ -89,7 +90,8 @@ def test_blank_and_old_databases_are_migrated(url: str) -> None:
     engine.dispose()
     engine = open_engine(url)
     with reading(engine) as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        options = {"include_name": lambda name, kind, _: not (kind == "table" and name.startswith("search_index"))}
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata) == []
         assert connection.execute(text("SELECT display_name FROM users")).scalar() == "ann"
     engine.dispose()
 
