@@ -1,0 +1,164 @@
+"""The desk that every request of `/v1` passes: key, scope, model, limits and budget before the first byte; then usage.
+
+In single-user mode a request needs no key; a key of ours that is sent all the same is checked and counted.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from wuya.feedback.tables import now
+from wuya.inference.backends.protocol import ModelInfo
+from wuya.web.api import refusals, store
+from wuya.web.api.jobs import Usage
+from wuya.web.api.key_text import looks_like_ours, sha256_of
+from wuya.web.api.limits import RateLimiter
+from wuya.web.api.store import KeyRecord
+from wuya.web.service import Service, service_of
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who pays for a request."""
+
+    user_id: str
+    key: KeyRecord | None
+    """None: the single user of this machine, without limits."""
+
+    def may_use(self, alias: str) -> bool:
+        """Whether the key is for this model."""
+        return self.key is None or not self.key.models or alias in self.key.models
+
+
+def caller_with(scope: str) -> Callable[[Request], Caller]:
+    """A dependency: the request's caller, refused without a good key of this scope ("": any good key)."""
+
+    def dependency(request: Request) -> Caller:
+        service = service_of(request)
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        text = text.strip() if scheme.lower() == "bearer" else ""
+        if not service.settings.accounts and not looks_like_ours(text):
+            return Caller(service.get(Desk).single_user_id, None)
+        if not text:
+            raise refusals.bad_key(
+                "send your API key as `Authorization: Bearer sk-...`; keys are made on the page Keys"
+            )
+        key = store.find_key(service.database, sha256_of(text)) if looks_like_ours(text) else None
+        if key is None:
+            raise refusals.bad_key("this API key is unknown, expired or revoked")
+        if scope and scope not in key.scopes:
+            raise refusals.not_allowed(f"this API key lacks the scope `{scope}`; it has: {', '.join(key.scopes)}")
+        return Caller(key.user_id, key)
+
+    dependency.scope = scope  # type: ignore[attr-defined]  # a test reads it
+    return dependency
+
+
+def find_model(service: Service, caller: Caller, alias: str) -> ModelInfo:
+    """The model of a request, which must exist and be allowed."""
+    models = {model.alias: model for model in service.engine.info().models}
+    if alias not in models:
+        raise refusals.no_such_model(alias, [known for known in models if caller.may_use(known)])
+    if not caller.may_use(alias):
+        raise refusals.not_allowed(f"this API key is not for the model `{alias}`", "model")
+    return models[alias]
+
+
+@dataclass(slots=True)
+class Ticket:
+    """A request that was let in. `close` counts what it used."""
+
+    desk: "Desk"
+    caller: Caller
+    model: ModelInfo
+    reserved: int
+    headers: dict[str, str]
+    usage: Usage | None = None
+    """None until the engine accepted it."""
+
+    def close(self) -> None:
+        """Count; in an event loop, without waiting for the database."""
+        self.desk.close(self)
+
+
+@dataclass(slots=True)
+class Desk:
+    """Limits and usage of this process."""
+
+    service: Service
+    single_user_id: str = ""
+    limiter: RateLimiter = field(default_factory=RateLimiter)
+    _reserved: dict[str, int] = field(default_factory=dict)
+    _writes: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def admit(self, caller: Caller, model: ModelInfo, *, prompt_tokens: int, max_tokens: int) -> Ticket:
+        """Let a request in, or refuse it with 429.
+
+        Args:
+            max_tokens: most tokens it may write, over all choices.
+        """
+        key, most = caller.key, prompt_tokens + max_tokens
+        if key is None:
+            return Ticket(self, caller, model, 0, {})
+        if key.monthly_tokens is not None:
+            used = await run_in_threadpool(store.tokens_this_month, self.service.database, key.id)
+            left = key.monthly_tokens - used - self._reserved.get(key.id, 0)
+            if most > left:
+                raise refusals.quota_spent(
+                    f"this key has {max(0, left):,} of {key.monthly_tokens:,} tokens left this month; the request may"
+                    f" use {most:,} (lower `max_tokens`, or ask for a larger budget)"
+                )
+        verdict = self.limiter.admit(key.id, rpm=key.rpm, tpm=key.tpm, tokens=prompt_tokens)
+        if verdict.wait_seconds > 0:
+            limit = key.rpm if verdict.what == "requests" else key.tpm
+            raise refusals.rate_limited(
+                f"this key may use {limit:,} {verdict.what} a minute; try again in {verdict.wait_seconds:.1f} s",
+                retry_after=math.ceil(verdict.wait_seconds),
+                headers=verdict.headers,
+            )
+        self._reserved[key.id] = self._reserved.get(key.id, 0) + most
+        return Ticket(self, caller, model, most, verdict.headers)
+
+    def close(self, ticket: Ticket) -> None:
+        """See `Ticket.close`."""
+        if ticket.usage is None:
+            self._release(ticket)
+            return
+        key = ticket.caller.key
+        if key is not None:
+            self.limiter.charge(key.id, tpm=key.tpm, tokens=ticket.usage.completion_tokens)
+        task = asyncio.create_task(self._write(ticket, ticket.usage, now().date()))
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+    async def _write(self, ticket: Ticket, usage: Usage, day: date) -> None:
+        key = ticket.caller.key
+        try:
+            await run_in_threadpool(
+                store.add_usage,
+                self.service.database,
+                day=day,
+                user_id=ticket.caller.user_id,
+                key_id=key.id if key else None,
+                model=ticket.model.alias,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+            )
+        finally:
+            self._release(ticket)  # only now, so that at no moment the tokens are neither reserved nor counted
+
+    def _release(self, ticket: Ticket) -> None:
+        key = ticket.caller.key
+        if key is not None and ticket.reserved:
+            self._reserved[key.id] -= ticket.reserved
+            if not self._reserved[key.id]:
+                del self._reserved[key.id]
+
+    async def settle(self) -> None:
+        """Wait until everything is written (at the end of the service, and in tests)."""
+        await asyncio.gather(*self._writes, return_exceptions=True)

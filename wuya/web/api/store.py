@@ -1,0 +1,253 @@
+"""API keys and the usage ledger in the database. Queries only; who may do what is in `desk` and `manage`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, Select, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from wuya.feedback.database import reading, writing
+from wuya.feedback.tables import User, now, uuid7
+from wuya.web.api.key_text import new_key, sha256_of
+from wuya.web.tables import ApiKey, UsageRow
+
+SEEN_EVERY = timedelta(minutes=1)
+"""`last_used_at` is no finer than this: a write a minute, not one a request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySettings:
+    """What a person chooses of a key."""
+
+    name: str = ""
+    scopes: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    """Aliases that it may use; empty: all."""
+    rpm: int | None = None
+    """Requests a minute; None: no limit."""
+    tpm: int | None = None
+    """Tokens a minute."""
+    monthly_tokens: int | None = None
+    """Budget of a calendar month (UTC)."""
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRecord(KeySettings):
+    """A key as it may be shown: never its secret."""
+
+    id: str
+    user_id: str
+    owner: str = ""
+    prefix: str
+    created_at: datetime
+    last_used_at: datetime | None = None
+    revoked_at: datetime | None = None
+    used_tokens: int = 0
+    """In this calendar month."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """What was used on one day by one key with one model."""
+
+    day: date
+    user_id: str
+    owner: str
+    key_id: str
+    key_name: str
+    model: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+# ---- keys
+
+
+def create_key(database: Engine, user_id: str, settings: KeySettings) -> tuple[KeyRecord, str]:
+    """A new key, and its text, which nobody can ever read again."""
+    text, prefix = new_key()
+    id = uuid7()
+    with writing(database) as connection:
+        values = _columns(settings) | {"user_id": user_id, "prefix": prefix, "secret_sha256": sha256_of(text)}
+        connection.execute(insert(ApiKey).values(id=id, **values))
+        return _one(connection, id), text
+
+
+def rotate_key(database: Engine, id: str, user_id: str | None) -> tuple[KeyRecord, str] | None:
+    """A new text for a key, which keeps its settings and its usage; the old text is refused from now on.
+
+    Args:
+        user_id: its owner; None: anybody's (an admin asks).
+    """
+    text, prefix = new_key()
+    with writing(database) as connection:
+        values = {"prefix": prefix, "secret_sha256": sha256_of(text), "last_used_at": None}
+        found = connection.execute(update(ApiKey).where(*_alive(id, user_id)).values(values))
+        return (_one(connection, id), text) if found.rowcount else None
+
+
+def change_key(database: Engine, id: str, user_id: str | None, settings: KeySettings) -> KeyRecord | None:
+    """New name, limits and so on; None if there is no such key that is good."""
+    with writing(database) as connection:
+        found = connection.execute(update(ApiKey).where(*_alive(id, user_id)).values(_columns(settings)))
+        return _one(connection, id) if found.rowcount else None
+
+
+def revoke_key(database: Engine, id: str, user_id: str | None) -> bool:
+    """Refuse a key from now on; whether there was one."""
+    with writing(database) as connection:
+        found = connection.execute(update(ApiKey).where(*_alive(id, user_id)).values(revoked_at=now()))
+        return bool(found.rowcount)
+
+
+def list_keys(database: Engine, user_id: str | None) -> list[KeyRecord]:
+    """Keys that are not revoked, the newest first: one person's, or (None) everybody's."""
+    mine = (ApiKey.user_id == user_id,) if user_id is not None else ()
+    query = _keys().where(ApiKey.revoked_at.is_(None), *mine).order_by(ApiKey.created_at.desc(), ApiKey.id.desc())
+    with reading(database) as connection:
+        return [_record(row) for row in connection.execute(query.limit(500))]
+
+
+def find_key(database: Engine, sha256: str) -> KeyRecord | None:
+    """The key with this hash, if it is good: not revoked, not expired, its owner active. Notes that it was used."""
+    moment = now()
+    good = (
+        ApiKey.secret_sha256 == sha256,
+        ApiKey.revoked_at.is_(None),
+        or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > moment),
+        User.status == "active",
+    )
+    with reading(database) as connection:
+        row = connection.execute(_keys(with_usage=False).where(*good)).one_or_none()
+    if row is None:
+        return None
+    found = _record(row)
+    if found.last_used_at is None or moment - found.last_used_at > SEEN_EVERY:
+        with writing(database) as connection:
+            connection.execute(update(ApiKey).where(ApiKey.id == found.id).values(last_used_at=moment))
+    return found
+
+
+def _alive(id: str, user_id: str | None) -> list[Any]:
+    mine = [ApiKey.user_id == user_id] if user_id is not None else []
+    return [ApiKey.id == id, ApiKey.revoked_at.is_(None), *mine]
+
+
+def _keys(*, with_usage: bool = True) -> Select[Any]:
+    spent = (
+        select(func.coalesce(func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens), 0))
+        .where(UsageRow.api_key_id == ApiKey.id, UsageRow.day >= _month_start())
+        .scalar_subquery()
+    )
+    columns = [User.display_name.label("owner"), *([spent.label("used_tokens")] if with_usage else [])]
+    return select(*ApiKey.__table__.columns, *columns).join(User, User.id == ApiKey.user_id)
+
+
+def _one(connection: Connection, id: str) -> KeyRecord:
+    return _record(connection.execute(_keys().where(ApiKey.id == id)).one())
+
+
+def _record(row: Row[Any]) -> KeyRecord:
+    return KeyRecord(
+        id=row.id,
+        user_id=row.user_id,
+        owner=row.owner,
+        name=row.name,
+        prefix=row.prefix,
+        scopes=tuple(row.scopes),
+        models=tuple(row.model_allow),
+        rpm=row.rpm,
+        tpm=row.tpm,
+        monthly_tokens=row.monthly_tokens,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
+        revoked_at=row.revoked_at,
+        used_tokens=int(row._mapping.get("used_tokens", 0)),
+    )
+
+
+def _columns(settings: KeySettings) -> dict[str, Any]:
+    return {
+        "name": settings.name,
+        "scopes": list(settings.scopes),
+        "model_allow": list(settings.models),
+        "rpm": settings.rpm,
+        "tpm": settings.tpm,
+        "monthly_tokens": settings.monthly_tokens,
+        "expires_at": settings.expires_at,
+    }
+
+
+# ---- usage
+
+
+def add_usage(
+    database: Engine,
+    *,
+    day: date,
+    user_id: str,
+    key_id: str | None,
+    model: str,
+    prompt_tokens: int,
+    completion_tokens: int,
+    requests: int = 1,
+) -> None:
+    """Add to a day's row, which is made if it is the first."""
+    values = {
+        "day": day,
+        "user_id": user_id,
+        "api_key_id": key_id or "",
+        "model": model,
+        "requests": requests,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+    }
+    with writing(database) as connection:
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        row = dialect.insert(UsageRow).values(id=uuid7(), **values)
+        counted = ("requests", "prompt_tokens", "completion_tokens")
+        sums = {name: getattr(UsageRow, name) + row.excluded[name] for name in counted}
+        names = [UsageRow.day, UsageRow.user_id, UsageRow.api_key_id, UsageRow.model]
+        connection.execute(row.on_conflict_do_update(index_elements=names, set_=sums))
+
+
+def tokens_this_month(database: Engine, key_id: str) -> int:
+    """Tokens of a key since the first of the month (UTC)."""
+    spent = func.coalesce(func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens), 0)
+    with reading(database) as connection:
+        query = select(spent).where(UsageRow.api_key_id == key_id, UsageRow.day >= _month_start())
+        return int(connection.execute(query).scalar_one())
+
+
+def list_usage(database: Engine, user_id: str | None, *, since: date) -> Sequence[UsageRecord]:
+    """The ledger from a day on, the newest day first: one person's, or (None) everybody's."""
+    mine = (UsageRow.user_id == user_id,) if user_id is not None else ()
+    query = (
+        select(
+            UsageRow.day,
+            UsageRow.user_id,
+            func.coalesce(User.display_name, "").label("owner"),
+            UsageRow.api_key_id,
+            func.coalesce(ApiKey.name, "").label("key_name"),
+            UsageRow.model,
+            UsageRow.requests,
+            UsageRow.prompt_tokens,
+            UsageRow.completion_tokens,
+        )
+        .outerjoin(User, User.id == UsageRow.user_id)
+        .outerjoin(ApiKey, ApiKey.id == UsageRow.api_key_id)
+        .where(UsageRow.day >= since, *mine)
+        .order_by(UsageRow.day.desc(), UsageRow.model, UsageRow.api_key_id)
+        .limit(5000)
+    )
+    with reading(database) as connection:
+        return [UsageRecord(*row) for row in connection.execute(query)]
+
+
+def _month_start() -> date:
+    return now().date().replace(day=1)
