@@ -74,6 +74,7 @@ class LabelProject(Base):
     gold_rate: Mapped[float] = mapped_column(default=0.08, doc="share of test tasks in a labeler's queue")
     lease_minutes: Mapped[int] = mapped_column(default=45, doc="how long a claimed task is kept for its labeler")
     require_fields: Mapped[list[Any]] = mapped_column(default=list, doc="keys of the schema that must be answered")
+    settings: Mapped[dict[str, Any]] = mapped_column(default=dict, doc="quiz_size, pass_score, raise_target, ...")
     state: Mapped[str] = mapped_column(default="open")
     lang: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -148,7 +149,9 @@ class LabelTask(Base):
     project_id: Mapped[str] = reference("label_projects.id")
     prompt_id: Mapped[str] = reference("prompts.id")
     type: Mapped[str] = mapped_column(default="ranking")
-    state: Mapped[str] = mapped_column(default="open", doc="open, complete, review, cancelled")
+    state: Mapped[str] = mapped_column(
+        default="open", doc="open, paused, complete, adjudication, accepted, review, cancelled"
+    )
     round: Mapped[int] = mapped_column(default=0, doc="of the loop, in which the answers were sampled")
     priority: Mapped[int] = mapped_column(default=0, doc="higher goes first")
     target: Mapped[int] = mapped_column(default=1, doc="people who shall submit")
@@ -188,14 +191,20 @@ class Assignment(Base):
     """One person at one task. `slot` is NULL once the place is free again (expired or skipped)."""
 
     __tablename__ = "assignments"
-    __table_args__ = (UniqueConstraint("task_id", "user_id"), UniqueConstraint("task_id", "slot"))
+    __table_args__ = (
+        UniqueConstraint("task_id", "user_id"),
+        UniqueConstraint("task_id", "slot"),
+        Index("ix_assignments_lease", "state", "lease_until"),
+    )
     id: Mapped[str] = id_column()
     task_id: Mapped[str] = reference("label_tasks.id")
     user_id: Mapped[str | None] = reference(
         "users.id", on_delete="SET NULL", nullable=True, doc="NULL once the person is deleted"
     )
     slot: Mapped[int | None] = mapped_column(doc="0 to target - 1; NULL when free again")
-    state: Mapped[str] = mapped_column(default="assigned", doc="assigned, drafting, submitted, expired, skipped")
+    state: Mapped[str] = mapped_column(
+        default="assigned", doc="assigned, drafting, submitted, accepted, revise, rejected, expired, skipped, final"
+    )
     permutation: Mapped[list[Any]] = mapped_column(doc="positions in the order shown")
     schema_version: Mapped[int] = mapped_column(default=1)
     guide_version: Mapped[int] = mapped_column(default=1)
@@ -291,6 +300,7 @@ class Review(Base):
     reviewer_id: Mapped[str | None] = reference("users.id", on_delete="SET NULL", nullable=True)
     decision: Mapped[str] = mapped_column(doc="accept, revise, reject")
     note: Mapped[str] = mapped_column(Text, default="")
+    submission: Mapped[dict[str, Any] | None] = mapped_column(JSON, doc="ranks and labels as they were then")
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 

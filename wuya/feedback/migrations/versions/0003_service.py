@@ -23,6 +23,7 @@ COLUMNS: list[tuple[str, str, Any, Any, bool]] = [
     ("label_projects", "double_rate", sa.Double(), "0.15", False),
     ("label_projects", "gold_rate", sa.Double(), "0.08", False),
     ("label_projects", "require_fields", sa.JSON(), "[]", False),
+    ("label_projects", "settings", sa.JSON(), "{}", False),
     ("label_tasks", "final_source", sa.String(), None, False),
     ("label_tasks", "split", sa.String(), None, False),
     ("task_candidates", "generation_id", ID, None, False),
@@ -74,6 +75,7 @@ def upgrade() -> None:
         op.add_column(table, sa.Column(column, kind, nullable=default is None, server_default=default))
         if indexed:
             op.create_index(f"ix_{table}_{column}", table, [column])
+    op.create_index("ix_assignments_lease", "assignments", ["state", "lease_until"])
     make_tables()
     if op.get_bind().dialect.name == "sqlite":
         op.execute(
@@ -91,6 +93,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP TABLE search_index")
+    op.drop_index("ix_assignments_lease", "assignments")
     for table in reversed(TABLES):
         op.drop_table(table)
     for table, column, _kind, _default, indexed in reversed(COLUMNS):
@@ -317,6 +320,7 @@ def make_tables() -> None:
         sa.Column("reviewer_id", ID, sa.ForeignKey("users.id", ondelete="SET NULL"), nullable=True, index=True),
         sa.Column("decision", sa.String(), nullable=False),
         sa.Column("note", sa.Text(), nullable=False),
+        sa.Column("submission", sa.JSON(), nullable=True),
         sa.Column("created_at", TIME, nullable=False),
     )
     op.create_table(
