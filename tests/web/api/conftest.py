@@ -109,7 +109,9 @@ def serve(folder: Path, *, accounts: bool) -> Iterator[Api]:
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.01)
-    assert server.started
+    if not server.started:
+        listener.close()
+        pytest.fail("the server did not start")
     api = Api(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.service, engine)
     if accounts:
         api.user_id = uuid7()

@@ -9,8 +9,10 @@ from fastapi.responses import JSONResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
+from wuya.feedback.database import writing
 from wuya.inference.backends.protocol import ModelInfo
-from wuya.web.accounts.auth import Viewer
+from wuya.web.accounts.auth import ME
+from wuya.web.accounts.store import ensure_single_user
 from wuya.web.api import bodies, chat, completions, embeddings, params
 from wuya.web.api.answering import ignored_header
 from wuya.web.api.desk import Caller, Desk, caller_with, find_model
@@ -32,7 +34,10 @@ STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 @asynccontextmanager
 async def lifespan(service: Service) -> AsyncIterator[None]:
     """Limits and usage, as long as the service runs."""
-    desk = Desk(service, "" if service.settings.accounts else service.get(Viewer).user_id)
+    desk = Desk(service)
+    if not service.settings.accounts:
+        with writing(service.database) as connection:
+            desk.single_user_id = ensure_single_user(connection, ME)
     service.put(desk)
     yield
     await desk.settle()
