@@ -29,6 +29,7 @@ def evaluate(demo: Demo) -> dict[str, Any]:
             num_texts=demo.size.evaluation_texts,
             max_tokens=demo.size.max_answer_tokens,
             seed=demo.seed,
+            quiet=True,  # the story ends with the table
         )
     )
     return dict(json.loads(path.read_text(encoding="utf-8")))

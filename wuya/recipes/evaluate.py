@@ -87,6 +87,8 @@ class EvaluateConfig:
     """Of weights and arithmetic."""
     json: bool = False
     """Print evaluation.json to stdout instead of a table."""
+    quiet: bool = False
+    """Print neither: the files alone."""
 
     def __post_init__(self) -> None:
         require_positive(self, "num_prompts", "num_texts", "max_tokens", "best_of")
@@ -137,7 +139,8 @@ def run(config: EvaluateConfig) -> Path:
     path = config.out / "evaluation.json"
     write_atomic(path, to_json(report, indent=1) + "\n")
     write_evaluation_report(config.out / "report.html", report, config.out / "answers.jsonl")
-    print(to_json(report) if config.json else evaluation_table(report))  # noqa: T201
+    if not config.quiet:
+        print(to_json(report) if config.json else evaluation_table(report))  # noqa: T201
     return path
 
 
