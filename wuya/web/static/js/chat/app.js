@@ -1,0 +1,347 @@
+/**
+ * The controller of the chat page: one method per thing a person can do. It changes the `Thread`, asks the server, and has
+ * the views drawn again. Views never talk to the server.
+ */
+import { api } from "../api.js";
+import { confirmDialog, toast } from "../dialog.js";
+import { announce, debounce, url } from "../dom.js";
+import { t } from "../i18n.js";
+import { Answers } from "./answers.js";
+import { Composer } from "./composer.js";
+import { messageMenu } from "./menus.js";
+import { Follower, Frame } from "./scroll.js";
+import { Thread, newId } from "./tree.js";
+import { ThreadView } from "./thread.js";
+
+/** What the server said, in the reader's words where we have them. @param {any} problem */
+export function explain(problem) {
+  const known = t(`chat.error_${problem?.code}`);
+  return known.startsWith("chat.") ? problem?.message || t("chat.error_other") : known;
+}
+
+export class App {
+  /** @param {any} config the server's limits and lists @param {Record<string, any>} parts elements of the page */
+  constructor(config, parts) {
+    this.config = config;
+    this.parts = parts;
+    this.thread = new Thread();
+    /** @type {Set<string>} messages that no longer fit into the context */
+    this.dropped = new Set();
+    /** @type {string | null} the comparison that was voted on last and is still shown as a pair */
+    this.openPair = null;
+    /** What a chat that does not exist yet will start with. */
+    this.fresh = this.#blank();
+    this.follower = new Follower(parts.scroller, (away) => (parts.jump.hidden = !away));
+    this.frame = new Frame(() => this.follower.follow());
+    this.answers = new Answers(this, (lost) => (parts.lost.hidden = !lost));
+    this.view = new ThreadView(parts.thread, this);
+    this.composer = new Composer(parts, { send: (text) => this.send(text), stop: () => this.answers.stop(), changed: debounce(() => this.measure(), 400), editLast: () => this.editLast() });
+    /** @type {(() => void)[]} */
+    this.watchers = [];
+    new ResizeObserver(() => this.follower.follow()).observe(parts.thread);
+  }
+
+  #blank() {
+    return { model: this.config.default_model, params: {}, system_prompt: "", mode: "single", data_use: this.config.data_use_default };
+  }
+
+  /** The open conversation, or the settings of the one that will be made by the first message. */
+  get settings() {
+    return this.thread.conversation ?? this.fresh;
+  }
+
+  get busy() {
+    return this.answers.sending || this.thread.busy;
+  }
+
+  /** Draw everything that depends on the state. */
+  draw() {
+    this.view.render();
+    this.composer.setBusy(this.busy);
+    this.parts.welcome.hidden = Boolean(this.thread.path.length) || this.loading;
+    for (const watcher of this.watchers) watcher();
+    this.follower.follow();
+  }
+
+  // -- opening
+
+  /** @param {string | null} id @param {{push?: boolean, focus?: boolean, at?: string | null}} [how] */
+  async open(id, { push = true, focus = true, at = null } = {}) {
+    this.answers.leave();
+    this.thread = new Thread();
+    this.fresh = this.#blank();
+    this.dropped.clear();
+    this.openPair = null;
+    this.view.clear();
+    this.wanted = id;
+    this.loading = Boolean(id);
+    if (push) history.pushState({}, "", url(id ? `/chat/${id}` : "/chat"));
+    this.parts.failure.hidden = true;
+    this.parts.skeleton.hidden = !id;
+    this.composer.open(id);
+    this.draw();
+    if (id) await this.#fetch(id, at);
+    if (focus && !matchMedia("(pointer: coarse)").matches) this.composer.focus();
+  }
+
+  /** @param {string} id @param {string | null} at */
+  async #fetch(id, at) {
+    try {
+      const path = at ? await api.post(`/api/messages/${at}/select`).catch(() => null) : null;
+      const full = await api.get(`/api/conversations/${id}`);
+      if (this.wanted !== id) return;
+      this.thread.load(full);
+      this.loading = false;
+      this.parts.skeleton.hidden = true;
+      this.draw();
+      this.follower.jump();
+      for (const job of this.thread.jobs.values()) this.answers.follow(job);
+      this.measure();
+      if (path) this.reveal(at);
+    } catch (problem) {
+      if (this.wanted !== id) return;
+      this.loading = false;
+      this.parts.skeleton.hidden = true;
+      this.parts.failure.hidden = false;
+      this.parts.failureText.textContent = explain(problem);
+    }
+  }
+
+  /** Scroll to a message and show which it is. @param {string | null} id */
+  reveal(id) {
+    const node = id && this.view.views.get(id)?.node;
+    if (!node?.isConnected) return;
+    node.scrollIntoView({ block: "center" });
+    node.focus({ preventScroll: true });
+    node.classList.add("found");
+    setTimeout(() => node.classList.remove("found"), 2000);
+  }
+
+  async loadOlder() {
+    const { id, before } = this.thread;
+    if (!before || this.loadingOlder) return;
+    this.loadingOlder = true;
+    try {
+      const { items, next } = await api.get(`/api/conversations/${id}/messages?before=${before}&limit=40`);
+      if (this.thread.id !== id) return;
+      const { scroller } = this.parts;
+      const fromEnd = scroller.scrollHeight - scroller.scrollTop;
+      this.thread.prepend(items, next);
+      this.draw();
+      scroller.scrollTop = scroller.scrollHeight - fromEnd;
+    } catch (problem) {
+      toast(explain(problem), { kind: "bad" });
+    } finally {
+      this.loadingOlder = false;
+    }
+  }
+
+  // -- asking
+
+  /** @param {string} text */
+  async send(text) {
+    const id = newId();
+    const parent = this.thread.leaf;
+    this.openPair = null;
+    this.thread.put([/** @type {any} */ ({ id, parent_id: parent, role: "user", content: text, nodes: [], status: "complete", siblings: [id], local: "sending" })]);
+    this.thread.path.push(id);
+    this.follower.jump();
+    await this.#deliver(id);
+  }
+
+  /** Try again to send what the server did not get. @param {string} id */
+  retry(id) {
+    this.thread.get(id).local = "sending";
+    return this.#deliver(id);
+  }
+
+  /** @param {string} id a message that only this page knows */
+  async #deliver(id) {
+    const thread = this.thread;
+    const message = thread.get(id);
+    const compare = this.settings.mode === "compare";
+    await this.answers.ask(async () => {
+      if (!thread.id) await this.#create();
+      const body = { id, content: message.content, parent_id: message.parent_id, generate: this.#generate(compare) };
+      return api.post(`/api/conversations/${thread.id}/messages`, body);
+    }, (problem) => {
+      message.local = "failed";
+      toast(explain(problem), { kind: "bad" });
+    });
+  }
+
+  /** @param {boolean} compare */
+  #generate(compare) {
+    if (!compare) return {};
+    const other = this.compareWith ?? this.settings.model;
+    return { compare: true, models: [this.settings.model, other] };
+  }
+
+  async #create() {
+    const { thread } = this;
+    thread.describe({ title: "", ...(await api.post("/api/conversations", this.fresh)) });
+    this.wanted = thread.id;
+    this.composer.rename(thread.id);
+    history.replaceState({}, "", url(`/chat/${thread.id}`));
+  }
+
+  /** @param {string} id @param {any} [how] model, n, params */
+  regenerate(id, how = {}) {
+    this.openPair = null;
+    this.follower.jump();
+    return this.answers.ask(() => api.post(`/api/messages/${id}/generate`, how));
+  }
+
+  /** @param {string} id */
+  continueAnswer(id) {
+    return this.answers.ask(() => api.post(`/api/messages/${id}/continue`));
+  }
+
+  /** @param {string} id @param {string} text */
+  edit(id, text) {
+    const question = this.thread.get(id)?.role === "user";
+    this.openPair = null;
+    const body = question ? { content: text, generate: this.#generate(this.settings.mode === "compare") } : { content: text };
+    return this.answers.ask(() => api.post(`/api/messages/${id}/edit`, body));
+  }
+
+  editLast() {
+    const last = this.thread.last("user");
+    if (last) this.view.views.get(last.id)?.edit();
+  }
+
+  // -- branches, ratings, votes
+
+  /** @param {string} id a sibling of a message on the path */
+  async select(id) {
+    try {
+      const { messages } = await api.post(`/api/messages/${id}/select`);
+      this.openPair = null;
+      this.thread.put(messages);
+      this.thread.branch(messages[0].parent_id, messages.map((message) => message.id));
+      this.thread.describe({ active_leaf_id: messages.at(-1).id });
+      this.follower.pinned = false;
+      this.draw();
+      const view = this.view.views.get(id);
+      (view?.node.querySelector(".branches button:not(:disabled)") ?? view?.node)?.focus({ preventScroll: true });
+      const { number, count } = this.thread.place(this.thread.get(id));
+      announce(t("chat.version", { number, count }));
+      this.measure();
+    } catch (problem) {
+      toast(explain(problem), { kind: "bad" });
+    }
+  }
+
+  /** @param {string} id @param {any} rating null takes it back */
+  async rate(id, rating) {
+    const message = this.thread.get(id);
+    const before = message.feedback;
+    message.feedback = rating;
+    this.view.refresh(id);
+    try {
+      if (rating) message.feedback = await api.put(`/api/messages/${id}/feedback`, rating);
+      else await api.delete(`/api/messages/${id}/feedback`);
+      announce(t(rating ? "chat.rated" : "chat.rating_removed"));
+    } catch (problem) {
+      message.feedback = before;
+      toast(explain(problem), { kind: "bad" });
+    }
+    this.view.refresh(id);
+  }
+
+  /** @param {string} id @param {any} body */
+  async vote(id, body) {
+    try {
+      const comparison = await api.post("/api/comparisons", { comparison_id: id, ...body });
+      this.openPair = id;
+      this.thread.comparisons.set(id, comparison);
+      for (const side of ["left", "right"]) if (comparison.models) this.thread.get(comparison[side]).model = comparison.models[side];
+      const winner = comparison.outcome === "right" ? comparison.right : comparison.left;
+      this.thread.branch(this.thread.get(winner).parent_id, [winner]);
+      this.draw();
+      return true;
+    } catch (problem) {
+      toast(explain(problem), { kind: "bad" });
+      return false;
+    }
+  }
+
+  /** Go on with one answer of a comparison; the other stays as its sibling. @param {string} id */
+  async closePair(id) {
+    this.openPair = null;
+    if (this.thread.leaf !== id) await this.select(id);
+    else this.draw();
+    this.composer.focus();
+  }
+
+  // -- the conversation
+
+  /** Change settings of this chat, or of the one to come. @param {any} change */
+  async configure(change) {
+    if (!this.thread.id) {
+      Object.assign(this.fresh, change);
+      return this.draw();
+    }
+    const before = { ...this.thread.conversation };
+    this.thread.describe(change);
+    this.draw();
+    try {
+      const { messages: _messages, before: _before, generations: _generations, comparisons: _comparisons, ...row } = await api.patch(`/api/conversations/${this.thread.id}`, change);
+      this.thread.describe(row);
+      this.history?.touch(row);
+    } catch (problem) {
+      this.thread.describe(before);
+      toast(explain(problem), { kind: "bad" });
+    }
+    this.draw();
+    this.measure();
+  }
+
+  /** To the trash; from there, for good. */
+  async remove() {
+    const { id, conversation } = this.thread;
+    if (!id) return;
+    if (conversation.trashed && !(await confirmDialog({ title: t("chat.delete_forever"), text: t("chat.delete_forever_text"), action: t("chat.delete_forever"), danger: true }))) return;
+    await api.delete(`/api/conversations/${id}`);
+    this.history?.drop([id]);
+    if (!conversation.trashed) toast(t("chat.moved_to_trash"), { action: t("chat.undo"), onAction: () => this.history?.restore([id]) });
+    this.open(null);
+  }
+
+  /** How full the context is, counted by the model's own tokenizer. */
+  async measure() {
+    const { thread } = this;
+    const text = this.composer.text;
+    if (thread.busy || (!thread.id && !text)) return this.parts.meter.show(null);
+    try {
+      const body = { text, model: this.settings.model, ...(thread.id ? { conversation_id: thread.id, leaf_id: thread.leaf } : {}) };
+      const counted = await api.post("/api/tokenize", body);
+      if (thread !== this.thread) return;
+      this.parts.meter.show(counted);
+      const dropped = new Set(counted.dropped ?? []);
+      const changed = [...dropped, ...this.dropped].filter((id) => dropped.has(id) !== this.dropped.has(id));
+      this.dropped = dropped;
+      for (const id of changed) this.view.refresh(id);
+    } catch {
+      this.parts.meter.show(null); // a hint, not worth a complaint
+    }
+  }
+
+  /** @param {string} id @param {Element} button */
+  async copy(id, button) {
+    await navigator.clipboard?.writeText(this.thread.get(id).content);
+    this.copied(button);
+  }
+
+  /** Say that something is in the clipboard. @param {Element} button */
+  copied(button) {
+    announce(t("common.copied"));
+    button.classList.add("copied");
+    setTimeout(() => button.classList.remove("copied"), 1200);
+  }
+
+  /** @param {HTMLElement} button @param {any} view */
+  messageMenu(button, view) {
+    messageMenu(this, button, view);
+  }
+}
