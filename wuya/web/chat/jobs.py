@@ -1,0 +1,340 @@
+"""Generations as jobs of the server: a page may come, go, reload or never return; the answer is written to its end.
+
+    hub.start(job)                        # runs on, with or without viewers
+    async for event in hub.events(id, last_seq): ...
+    await hub.stop(id, by=user)           # idempotent; before the first token too
+
+Text goes engine -> journal (a file) -> viewers every few milliseconds, and into the database every half second. What a
+page has shown is in the journal, so a killed process loses none of it. docs/concepts/generation-jobs.md has the why.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+
+from sqlalchemy import Engine as Database
+
+from wuya.errors import WuyaError
+from wuya.feedback.base import now
+from wuya.feedback.database import reading, writing
+from wuya.inference.backends.protocol import (
+    ContextTooLong,
+    Delta,
+    Done,
+    Engine,
+    EngineError,
+    Event,
+    Failed,
+    Started,
+    UnknownModel,
+)
+from wuya.web.chat import ledger
+from wuya.web.chat.job import Job, ServerEvent
+from wuya.web.chat.journal import Journal
+from wuya.web.errors import ApiError
+
+log = logging.getLogger("wuya.web.chat")
+
+FLUSH_SECONDS = 0.015
+SAVE_SECONDS = 0.5
+PING_SECONDS = 15.0
+KEEP_SECONDS = 60.0
+"""How long an ended job's events stay in memory."""
+PER_USER = 2
+"""Answers written at once for one person."""
+WAITING_PER_USER = 4
+TOTAL = 64
+GRACE_SECONDS = 2.0
+"""After which an engine that ignores a cancel is left alone."""
+RETRY_SECONDS = 30.0
+"""How long a job waits for an engine that is full or starting again."""
+
+
+class GenerationHub:
+    """The jobs of this process; one per service. Its methods are called on the event loop."""
+
+    def __init__(self, engine: Engine, database: Database, journal: Journal, *, job_seconds: float = 600.0) -> None:
+        self.engine, self.database, self.journal, self.job_seconds = engine, database, journal, job_seconds
+        self.jobs: dict[str, Job] = {}
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._saver: asyncio.Task[None] | None = None
+        self._closing = False
+        self.streams: dict[str, int] = {}
+        """Open event streams by person."""
+
+    # Begin, watch, stop
+
+    def admit(self, user_id: str, count: int) -> None:
+        """Raise ApiError if so many more answers are too many."""
+        live = [job for job in self.jobs.values() if not job.ended]
+        if self._closing:
+            raise ApiError(503, "unavailable", "the server is about to stop", retry_after=2)
+        if len(live) + count > TOTAL:
+            raise ApiError(503, "overloaded", "too many answers are being written", retry_after=2)
+        if sum(job.user_id == user_id for job in live) + count > PER_USER + WAITING_PER_USER:
+            message = "your earlier answers are still being written; stop one, or wait for it"
+            raise ApiError(429, "too_many_generations", message, retry_after=2)
+
+    def start(self, job: Job) -> None:
+        """Begin to write an answer whose rows are in the database."""
+        self.jobs[job.id] = job
+        job.publish("state", {"state": "queued", "position": None})
+        job.task = asyncio.create_task(self._run(job), name=f"generation {job.id}")
+        if self._saver is None or self._saver.done():
+            self._saver = asyncio.create_task(self._save_until_idle(), name="generation saver")
+
+    async def stop(self, id: str, *, by: str) -> None:
+        """End an answer; what is there is kept. Ended ones stay as they are."""
+        job = self.jobs.get(id)
+        if job is None:
+            await asyncio.to_thread(self._ask_other_process, id, by)
+        elif not job.ended and job.stopped_by is None:
+            job.stopped_by = by
+            await self._cancel(job)
+
+    async def stop_and_wait(self, id: str, *, by: str) -> None:
+        """Stop, and return when nothing of the job will be written any more."""
+        await self.stop(id, by=by)
+        job = self.jobs.get(id)
+        if job is not None and job.task is not None:
+            await asyncio.wait([job.task], timeout=2 * GRACE_SECONDS)
+
+    async def events(self, id: str, last_seq: int | None) -> AsyncIterator[ServerEvent | None]:
+        """What a viewer has not seen yet, then what comes; None now and then, to keep the line open.
+
+        Args:
+            last_seq: number of the last event the viewer got; None if there was none.
+        """
+        job = self.jobs.get(id)
+        if job is None:
+            async with aclosing(self._elsewhere(id)) as events:
+                async for event in events:
+                    yield event
+            return
+        changed = asyncio.Event()
+        job.viewers.add(changed)
+        try:
+            seq = -1 if last_seq is None else last_seq
+            while True:
+                changed.clear()
+                waiting = job.since(seq)
+                if waiting is None:
+                    waiting = iter([job.snapshot()])
+                for event in waiting:
+                    yield event
+                    seq = event.seq
+                if job.ended and seq >= job.seq:
+                    return
+                if self._closing:
+                    yield ServerEvent(seq, "bye", {"retry_ms": 1500})
+                    return
+                if seq < job.seq:
+                    continue
+                try:
+                    await asyncio.wait_for(changed.wait(), PING_SECONDS)
+                except TimeoutError:
+                    yield None
+        finally:
+            job.viewers.discard(changed)
+
+    async def close(self) -> None:
+        """Say goodbye to the viewers, end every job and keep what they wrote."""
+        self._closing = True
+        live = [job for job in self.jobs.values() if not job.ended]
+        for job in self.jobs.values():
+            job.wake()
+        for job in live:
+            if job.task is not None:
+                job.task.cancel()
+        await asyncio.gather(*(job.task for job in live if job.task), return_exceptions=True)
+        if self._saver is not None:
+            self._saver.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._saver
+        self.journal.close()
+
+    # One job
+
+    async def _run(self, job: Job) -> None:
+        turn = self._turns.setdefault(job.user_id, asyncio.Semaphore(PER_USER))
+        try:
+            async with asyncio.timeout(self.job_seconds), turn:
+                await self._generate(job)
+        except TimeoutError:
+            job.state, job.error_code, job.retryable = "failed", "timeout", True
+        except asyncio.CancelledError:
+            self._interrupted(job)
+        except (UnknownModel, ContextTooLong, EngineError) as error:
+            job.state, job.error_code, job.retryable = "failed", error.code, isinstance(error, EngineError)
+        except WuyaError:
+            log.exception("a generation failed")
+            job.state, job.error_code = "failed", "internal_error"
+        finally:
+            if job.state in ("queued", "running"):  # a bug: the exception goes on to the task's own report
+                job.state, job.error_code, job.retryable = "failed", "internal_error", True
+            await asyncio.shield(asyncio.ensure_future(self._finish(job)))
+
+    async def _generate(self, job: Job) -> None:
+        give_up = time.monotonic() + RETRY_SECONDS
+        while True:
+            try:
+                async with aclosing(self.engine.submit(job.request)) as events:
+                    async for event in events:
+                        job.in_engine = True
+                        if job.stopped_by and isinstance(event, Started):
+                            await self._cancel(job)  # it was stopped while the engine took it in
+                        await self._take(job, event)
+                return
+            except EngineError as error:
+                if job.in_engine or job.stopped_by or time.monotonic() > give_up:
+                    raise
+                job.publish("state", {"state": "queued", "position": None, "reason": error.code})
+                await asyncio.sleep(min(2.0, getattr(error, "retry_after", 1.0)))
+
+    async def _take(self, job: Job, event: Event) -> None:
+        if isinstance(event, Started):
+            job.prompt_tokens, job.position, job.is_dirty = event.prompt_tokens, event.position or None, True
+            if event.position:
+                job.publish("state", {"state": "queued", "position": event.position})
+            else:
+                self._running(job)
+        elif isinstance(event, Delta):
+            self._running(job)
+            job.tokens += len(event.token_ids)
+            job.new_tokens += len(event.token_ids)
+            job.is_dirty = True
+            if event.text:
+                job.pending.append(event.text)
+                if job.first_token is None:
+                    job.first_token, job.first_token_at = time.monotonic(), now()
+                    self._flush(job)
+                elif job.timer is None:
+                    job.timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush, job)
+        elif isinstance(event, Done):
+            job.finish_reason = event.finish_reason
+            job.state = "stopped" if event.finish_reason == "cancelled" else "done"
+            if job.state == "stopped" and job.stopped_by is None:
+                job.state, job.error_code, job.retryable = "failed", "engine_lost", True
+        elif isinstance(event, Failed):
+            job.state, job.error_code, job.retryable = "failed", event.code, event.retryable
+
+    def _running(self, job: Job) -> None:
+        if job.state == "queued":
+            job.state, job.position, job.started_at = "running", None, now()
+            job.publish("state", {"state": "running", "prompt": job.prompt_tokens})
+
+    def _flush(self, job: Job) -> None:
+        """Text to the journal, then to the viewers."""
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
+        text = "".join(job.pending)
+        job.pending.clear()
+        if not text:
+            return
+        self.journal.append(job.id, len(job.text), text)
+        job.text += text
+        job.is_dirty = True
+        job.delta(text, draw=bool(job.viewers) and time.monotonic() >= job.draw_at)
+
+    async def _cancel(self, job: Job) -> None:
+        if not job.in_engine:
+            if job.task is not None:
+                job.task.cancel()
+            return
+        await self.engine.cancel(job.id)
+        task = job.task
+        if task is not None:
+            asyncio.get_running_loop().call_later(GRACE_SECONDS, lambda: None if task.done() else task.cancel())
+
+    def _interrupted(self, job: Job) -> None:
+        if job.stopped_by is not None:
+            job.state, job.finish_reason = "stopped", "cancelled"
+        else:
+            job.state, job.error_code, job.retryable = "failed", "server_stopped", True
+
+    async def _finish(self, job: Job) -> None:
+        """Write the end, then tell it: whoever hears of the end finds it in the database."""
+        self._flush(job)
+        message = await asyncio.to_thread(self._write_end, job)
+        job.publish("usage", {"prompt": job.prompt_tokens, "completion": job.tokens, "tps": job.tokens_per_second})
+        job.ended = True
+        if job.error_code:
+            job.publish("error", {"code": job.error_code, "retryable": job.retryable, "message": message})
+        else:
+            job.publish("final", {"message": message, "finish_reason": job.finish_reason})
+        asyncio.get_running_loop().call_later(KEEP_SECONDS, self.jobs.pop, job.id, None)
+
+    def _write_end(self, job: Job) -> dict[str, object]:
+        with writing(self.database) as connection:
+            ledger.finish(connection, job)
+        job.is_dirty = False
+        with reading(self.database) as connection:
+            return ledger.message_for_viewers(connection, job.message_id, job.user_id)
+
+    # All jobs
+
+    async def _save_until_idle(self) -> None:
+        """Every half second: texts of all jobs in one transaction, usage to viewers, stops asked of other processes."""
+        while any(not job.ended for job in self.jobs.values()):
+            await asyncio.sleep(SAVE_SECONDS)
+            live = [job for job in self.jobs.values() if not job.ended]
+            for job in live:
+                usage = {"prompt": job.prompt_tokens, "completion": job.tokens, "tps": job.tokens_per_second}
+                if job.is_dirty and job.viewers:
+                    self._draw_rest(job)
+                    job.publish("usage", usage)
+            self.journal.rotate()
+            dirty = [job for job in live if job.is_dirty]
+            progress = [ledger.Progress.of(job) for job in dirty]
+            for job in dirty:
+                job.is_dirty = False
+            try:
+                asked = await asyncio.to_thread(self._save, progress, [job.id for job in live])
+            except WuyaError:
+                for job in dirty:
+                    job.is_dirty = True
+                log.exception("texts of running generations could not be saved; they are in the journal")
+                continue
+            for id, by in asked.items():
+                await self.stop(id, by=by)
+            self.journal.drop_old()
+        self.journal.clear()
+
+    def _draw_rest(self, job: Job) -> None:
+        """Draw what was only sent as text, so that a pause in writing never leaves a block undrawn."""
+        if job.drawn < len(job.text) and time.monotonic() >= job.draw_at:
+            job.delta("", draw=True)
+
+    def _save(self, progress: list[ledger.Progress], running: list[str]) -> dict[str, str]:
+        with writing(self.database) as connection:
+            return ledger.save(connection, progress, running)
+
+    def _ask_other_process(self, id: str, by: str) -> None:
+        with writing(self.database) as connection:
+            ledger.ask_to_stop(connection, id, by)
+
+    async def _elsewhere(self, id: str) -> AsyncIterator[ServerEvent | None]:
+        """A job that is not here: ended, or written by another process; the database tells every half second."""
+        text, seq, waited = None, 0, 0.0
+        while True:
+            event = await asyncio.to_thread(self._read, id)
+            if event.name in ("final", "error") or event.data["text"] != text:
+                text, seq, waited = event.data.get("text"), event.seq, 0.0
+                yield event
+            if event.name in ("final", "error"):
+                return
+            if self._closing:
+                yield ServerEvent(seq, "bye", {"retry_ms": 1500})
+                return
+            await asyncio.sleep(SAVE_SECONDS)
+            waited += SAVE_SECONDS
+            if waited >= PING_SECONDS:
+                waited = 0.0
+                yield None
+
+    def _read(self, id: str) -> ServerEvent:
+        with reading(self.database) as connection:
+            return ledger.as_event(connection, id)

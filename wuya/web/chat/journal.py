@@ -1,0 +1,106 @@
+"""Text that was shown is never lost: each piece is appended to a file before it is sent to the page.
+
+The database gets an answer's text every half second, all answers in one transaction. A killed process would lose what
+came since; the journal holds it. Appending costs microseconds and takes no lock. The file belongs to one process, which
+holds a lock on it for life: whoever can lock another's journal knows that its owner is dead, and may replay it.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from wuya.files import make_folder
+
+ROTATE_BYTES = 1 << 16
+
+
+class Journal:
+    """Append-only files of (generation, offset in the answer, text)."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        make_folder(folder)
+        self._folder, self._name, self._number = folder, name, 0
+        self._old: list[tuple[Path, int]] = []
+        self._path, self._file = self._open()
+        self._size = 0
+
+    def append(self, generation: str, offset: int, text: str) -> None:
+        """Keep a piece of an answer that starts at `offset` characters."""
+        line = json.dumps([generation, offset, text]).encode() + b"\n"
+        os.write(self._file, line)
+        self._size += len(line)
+
+    def rotate(self) -> None:
+        """Go on in a new file, if this one is large. Call it before the database gets all that was appended."""
+        if self._size > ROTATE_BYTES:
+            self._old.append((self._path, self._file))
+            self._path, self._file = self._open()
+            self._size = 0
+
+    def drop_old(self) -> None:
+        """Forget the files before the last `rotate`; call it when the database has got all of it."""
+        for path, file in self._old:
+            path.unlink(missing_ok=True)
+            os.close(file)
+        self._old.clear()
+
+    def clear(self) -> None:
+        """Forget everything: no answer is being written."""
+        self.drop_old()
+        if self._size:
+            os.ftruncate(self._file, 0)
+            self._size = 0
+
+    def close(self) -> None:
+        """Remove the files."""
+        self._old.append((self._path, self._file))
+        self.drop_old()
+
+    def _open(self) -> tuple[Path, int]:
+        self._number += 1
+        path = self._folder / f"{self._name}-{self._number}.journal"
+        file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return path, file
+
+
+@contextlib.contextmanager
+def left_behind(folder: Path) -> Iterator[dict[str, list[tuple[int, str]]]]:
+    """Pieces by generation in the journals of dead processes; the files are removed when the block ends well."""
+    taken: list[tuple[Path, int]] = []
+    pieces: dict[str, list[tuple[int, str]]] = {}
+    try:
+        for path in sorted(folder.glob("*.journal")):
+            file = os.open(path, os.O_RDWR)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+                continue
+            taken.append((path, file))
+            for generation, offset, text in _lines(path):
+                pieces.setdefault(generation, []).append((offset, text))
+        yield pieces
+        for path, _ in taken:
+            path.unlink(missing_ok=True)
+    finally:
+        for _, file in taken:
+            os.close(file)
+
+
+def apply_pieces(text: str, pieces: list[tuple[int, str]]) -> str:
+    """The text with the pieces that go beyond it; pieces that do not join on are left out."""
+    for offset, piece in sorted(pieces):
+        if offset <= len(text) < offset + len(piece):
+            text = text[:offset] + piece
+    return text
+
+
+def _lines(path: Path) -> Iterator[tuple[str, int, str]]:
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):  # the last line of a killed process may be cut
+            generation, offset, text = json.loads(line)
+            yield str(generation), int(offset), str(text)

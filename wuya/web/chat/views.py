@@ -1,0 +1,212 @@
+"""Rows as the API shows them: conversations, messages, generations, comparisons (web.md section 7)."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, or_, select
+
+from wuya.web.chat.markdown import Node, render
+from wuya.web.chat.tree import Tree
+from wuya.web.tables import ChatComparison, ChatFeedback, ChatMessage, Conversation, Generation
+
+Json = dict[str, Any]
+LIVE = ("queued", "running")
+
+
+def nodes(text: str) -> list[Node]:
+    """Drawing of a text."""
+    return render(text)
+
+
+def time(moment: datetime | None) -> str | None:
+    """ISO 8601, UTC."""
+    return moment.isoformat().replace("+00:00", "Z") if moment else None
+
+
+def tree_of(connection: Connection, conversation_id: str) -> Tree:
+    """The ids of a conversation's messages."""
+    query = select(ChatMessage.id, ChatMessage.parent_id).where(ChatMessage.conversation_id == conversation_id)
+    return Tree.of((id, parent) for id, parent in connection.execute(query.order_by(ChatMessage.sibling_index)))
+
+
+def conversations(connection: Connection, rows: Sequence[RowMapping]) -> list[Json]:
+    """Conversations in their list form."""
+    ids = [row["id"] for row in rows]
+    query = select(Generation.conversation_id, Generation.id).where(Generation.conversation_id.in_(ids))
+    active: dict[str, list[str]] = {}
+    for conversation, id in connection.execute(query.where(Generation.state.in_(LIVE)).order_by(Generation.id)):
+        active.setdefault(conversation, []).append(id)
+    return [
+        {
+            "id": row["id"],
+            "title": row["title"],
+            "model": row["model_alias"],
+            "mode": row["mode"],
+            "data_use": row["data_use"],
+            "archived": row["archived_at"] is not None,
+            "trashed": row["deleted_at"] is not None,
+            "created_at": time(row["created_at"]),
+            "updated_at": time(row["updated_at"]),
+            "active_generations": active.get(row["id"], []),
+        }
+        for row in rows
+    ]
+
+
+def conversation(connection: Connection, row: RowMapping, user_id: str, *, limit: int = 40) -> Json:
+    """A conversation with the end of its active path."""
+    tree = tree_of(connection, row["id"])
+    leaf = row["active_leaf_id"] if row["active_leaf_id"] in tree else tree.last_leaf()
+    path = tree.path(leaf)
+    shown = path[-limit:]
+    [summary] = conversations(connection, [row])
+    live = select(Generation.__table__).where(Generation.conversation_id == row["id"], Generation.state.in_(LIVE))
+    return summary | {
+        "params": row["params"],
+        "system_prompt": row["system_prompt"],
+        "active_leaf_id": leaf,
+        "messages": messages(connection, shown, tree, user_id),
+        "before": shown[0] if len(path) > len(shown) else None,
+        "generations": [generation(g) for g in connection.execute(live.order_by(Generation.id)).mappings()],
+        "comparisons": comparisons(connection, row["id"], within=set(path)),
+    }
+
+
+def message(connection: Connection, id: str, user_id: str) -> Json:
+    """One message."""
+    query = select(ChatMessage.conversation_id).where(ChatMessage.id == id)
+    tree = tree_of(connection, connection.execute(query).scalar_one())
+    return messages(connection, [id], tree, user_id)[0]
+
+
+def messages(connection: Connection, ids: Sequence[str], tree: Tree, user_id: str) -> list[Json]:
+    """Messages in the order of `ids`."""
+    if not ids:
+        return []
+    found = connection.execute(select(ChatMessage.__table__).where(ChatMessage.id.in_(ids))).mappings()
+    rows = {row["id"]: row for row in found}
+    opinions = select(ChatFeedback.__table__).where(ChatFeedback.message_id.in_(ids), ChatFeedback.user_id == user_id)
+    feedback = {row["message_id"]: row for row in connection.execute(opinions).mappings()}
+    jobs = select(Generation.__table__).where(Generation.id.in_([r["generation_id"] for r in rows.values()]))
+    generations = {row["id"]: row for row in connection.execute(jobs).mappings()}
+    pairs = select(ChatComparison.__table__)
+    pairs = pairs.where(or_(ChatComparison.a_message_id.in_(ids), ChatComparison.b_message_id.in_(ids)))
+    compared = {
+        id: row for row in connection.execute(pairs).mappings() for id in (row["a_message_id"], row["b_message_id"])
+    }
+    return [
+        _message(rows[id], tree, feedback.get(id), generations.get(rows[id]["generation_id"]), compared.get(id))
+        for id in ids
+        if id in rows
+    ]
+
+
+def _message(
+    row: RowMapping,
+    tree: Tree,
+    feedback: RowMapping | None,
+    job: RowMapping | None,
+    compared: RowMapping | None,
+) -> Json:
+    hidden = row["hidden_by_moderation"]
+    content = "" if hidden else row["content"]
+    blind = compared is not None and compared["outcome"] is None
+    return {
+        "id": row["id"],
+        "conversation_id": row["conversation_id"],
+        "parent_id": row["parent_id"],
+        "role": row["role"],
+        "content": content,
+        "nodes": nodes(content),
+        "status": row["status"],
+        "model": None if blind else row["model_alias"] or None,
+        "generation_id": row["generation_id"],
+        "error_code": row["error_code"],
+        "prompt_tokens": row["prompt_tokens"],
+        "completion_tokens": row["completion_tokens"],
+        "tps": tokens_per_second(job, row["completion_tokens"]) if job else None,
+        "finish_reason": row["finish_reason"],
+        "siblings": list(tree.siblings(row["id"])),
+        "feedback": opinion(feedback) if feedback else None,
+        "comparison_id": compared["id"] if compared else None,
+        "hidden": hidden,
+        "created_at": time(row["created_at"]),
+    }
+
+
+def opinion(row: Mapping[str, Any]) -> Json:
+    """A thumb."""
+    return {name: row[name] for name in ("value", "reasons", "comment", "better_answer")}
+
+
+def generation(row: Mapping[str, Any]) -> Json:
+    """A generation; tokens and reason are the message's and known where it was joined."""
+    tokens = row.get("completion_tokens") or 0
+    return {
+        "id": row["id"],
+        "conversation_id": row["conversation_id"],
+        "message_id": row["message_id"],
+        "state": row["state"],
+        "position": row["queue_pos"],
+        "last_seq": row["last_seq"],
+        "error_code": row["error_code"],
+        "prompt_tokens": row.get("prompt_tokens"),
+        "completion_tokens": tokens,
+        "tps": tokens_per_second(row, tokens),
+        "finish_reason": row.get("finish_reason"),
+        "queued_at": time(row["queued_at"]),
+        "started_at": time(row["started_at"]),
+        "first_token_at": time(row["first_token_at"]),
+        "ended_at": time(row["ended_at"]),
+    }
+
+
+def tokens_per_second(job: Mapping[str, Any], tokens: int | None) -> float | None:
+    """Speed of a finished answer, from its first token on."""
+    first, end = job["first_token_at"], job["ended_at"]
+    new = (tokens or 0) - int(job["params"].get("base_tokens", 0))
+    if not first or not end or new < 2 or end <= first:
+        return None
+    return round((new - 1) / float((end - first).total_seconds()), 1)
+
+
+def comparisons(connection: Connection, conversation_id: str, *, within: set[str]) -> list[Json]:
+    """Comparisons of a conversation that touch the path."""
+    query = select(ChatComparison.__table__).where(ChatComparison.conversation_id == conversation_id)
+    rows = [row for row in connection.execute(query.order_by(ChatComparison.id)).mappings()]
+    return [comparison(connection, row) for row in rows if row["parent_id"] in within]
+
+
+def comparison(connection: Connection, row: Mapping[str, Any]) -> Json:
+    """A comparison; names only after the vote."""
+    sides = [row["a_message_id"], row["b_message_id"]]
+    left, right = sides if row["left_is_a"] else sides[::-1]
+    models = None
+    if row["outcome"]:
+        query = select(ChatMessage.id, ChatMessage.model_alias).where(ChatMessage.id.in_(sides))
+        names = {id: alias for id, alias in connection.execute(query)}
+        models = {"left": names.get(left), "right": names.get(right)}
+    return {
+        "id": row["id"],
+        "conversation_id": row["conversation_id"],
+        "parent_id": row["parent_id"],
+        "left": left,
+        "right": right,
+        "outcome": side_of(row["outcome"], left_is_a=row["left_is_a"]),
+        "strength": row["strength"],
+        "reasons": row["reasons"],
+        "models": models,
+    }
+
+
+def side_of(outcome: str | None, *, left_is_a: bool) -> str | None:
+    """left/right <-> a/b (its own inverse); tie and both_bad stay."""
+    pairs = {"a": "left", "b": "right"} if left_is_a else {"a": "right", "b": "left"}
+    return (pairs | {side: letter for letter, side in pairs.items()}).get(outcome or "", outcome)
+
+
+def owned_conversation(connection: Connection, id: str, user_id: str) -> bool:
+    """Whether a conversation is this person's."""
+    query = select(Conversation.id).where(Conversation.id == id, Conversation.user_id == user_id)
+    return connection.execute(query).scalar() is not None
