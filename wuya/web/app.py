@@ -1,7 +1,7 @@
 """The application: `create_app(settings, engine=..., database=...)` puts settings, engine, database and areas together.
 
-An area is a folder with `routes.py`: a `router`, and perhaps `lifespan(service)`, an async context manager around the
-time the service runs. Any of them can be deleted without touching another.
+An area is a folder with `routes.py`: a `router` (or several `routers`), and perhaps `lifespan(service)`, an async
+context manager around the time the service runs. Any of them can be deleted without touching another.
 """
 
 import importlib
@@ -67,7 +67,8 @@ def create_app(settings: Settings, *, engine: Engine, database: str | Path) -> F
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     app.add_api_route("/", _home, include_in_schema=False)
     for module in modules:
-        app.include_router(module.router)
+        for router in getattr(module, "routers", None) or (module.router,):
+            app.include_router(router)
     app.state.page_paths = {
         route.path for route in app.routes if isinstance(route, Route) and "GET" in (route.methods or ())
     }

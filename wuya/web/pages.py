@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi.templating import Jinja2Templates
 from markupsafe import Markup
@@ -12,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 
 from wuya.web import i18n
 from wuya.web.accounts.auth import Viewer, current_viewer, permissions_of
-from wuya.web.errors import ApiError
+from wuya.web.errors import ApiError, local_path
 from wuya.web.service import service_of
 
 HERE = Path(__file__).parent
@@ -96,8 +97,9 @@ def navigation(request: Request, viewer: Viewer | None) -> list[tuple[str, str]]
 def error_page(request: Request, error: ApiError, headers: Mapping[str, str]) -> Response:
     """What a person sees when a page can't be shown; someone who must sign in is sent there."""
     if error.status == 401 and request.method == "GET":
-        base = request.scope.get("root_path", "")
-        return RedirectResponse(f"{base}/login?next={request.url.path}", 303)
+        base, query = request.scope.get("root_path", ""), request.url.query
+        back = quote(local_path(request) + (f"?{query}" if query else ""))
+        return RedirectResponse(f"{base}/login?next={back}", 303)
     viewer = current_viewer(request)
     return render(request, "error.html", viewer, status=error.status, headers=headers, error=error)
 

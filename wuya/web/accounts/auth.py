@@ -4,14 +4,18 @@ One place decides (`PERMISSIONS`), and a test walks every route with every role.
 "me", who may do everything and never signs in; the server then listens on loopback only.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
 from starlette.requests import Request
 
+from wuya.feedback.database import reading, writing
+from wuya.feedback.tables import now
+from wuya.web.accounts import store
 from wuya.web.errors import ApiError
-from wuya.web.service import service_of
+from wuya.web.service import Service, service_of
 
 Role = Literal["admin", "lead", "moderator", "labeler", "user"]
 ROLES: tuple[Role, ...] = ("admin", "lead", "moderator", "labeler", "user")
@@ -30,6 +34,8 @@ PERMISSIONS: dict[str, frozenset[str]] = {
     "moderate": frozenset({"admin", "moderator"}),
     "admin": frozenset({"admin"}),
 }
+KEY_PERMISSIONS = frozenset({"runs:write"})
+"""What an API key may do under /api; under /v1 its scopes count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +100,50 @@ def require(permission: str) -> Callable[[Request], Viewer]:
     return dependency
 
 
+def ip_prefix(request: Request) -> str:
+    """The network a request came from (/24 or /48): enough to notice a stranger, not enough to follow a person."""
+    try:
+        address = ip_address(request.client.host if request.client else "")
+    except ValueError:
+        return ""
+    return str(ip_network(f"{address}/{24 if address.version == 4 else 48}", strict=False))
+
+
+def cookie_name(service: Service) -> str:
+    """The session's cookie; with HTTPS the browser itself refuses it from other hosts and paths."""
+    return "__Host-wuya" if service.settings.https else "wuya_session"
+
+
+def viewer_of_row(row: Mapping[str, Any], **more: Any) -> Viewer:
+    """A viewer from the columns of a user."""
+    names = {"user_id": row["id"], "name": row["display_name"]}
+    return Viewer(**names, **{key: row[key] for key in ("role", "locale", "theme", "data_use")}, **more)
+
+
 def _find_viewer(request: Request) -> Viewer | None:
     service = service_of(request)
+    bearer = request.headers.get("authorization", "")
+    if bearer.startswith("Bearer sk-"):
+        return _viewer_of_key(service, bearer.removeprefix("Bearer "))
     if not service.settings.accounts:
-        return replace(service.get(Viewer))
-    return None
+        with reading(service.database) as connection:
+            row = store.user(connection, service.get(Viewer).user_id)
+        return viewer_of_row(row) if row else None
+    token = request.cookies.get(cookie_name(service), "")
+    if not token:
+        return None
+    with reading(service.database) as connection:
+        row = store.session_user(connection, token)
+    if row is None:
+        return None
+    if row["last_used_at"] < now() - store.TOUCH:
+        with writing(service.database) as connection:
+            store.touch_session(connection, row["session_id"], row["id"])
+    return viewer_of_row(row, session_id=row["session_id"])
+
+
+def _viewer_of_key(service: Service, secret: str) -> Viewer | None:
+    """Keys work under /api only where a program has something to say: the runs of other machines."""
+    with reading(service.database) as connection:
+        row = store.key_user(connection, secret)
+    return viewer_of_row(row, scopes=KEY_PERMISSIONS & frozenset(row["scopes"])) if row else None

@@ -1,0 +1,209 @@
+"""Accounts: one setup link, sessions that rotate, roles, invitations, resets, suspension."""
+
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from wuya.feedback.database import reading, writing
+from wuya.web import audit
+from wuya.web.accounts import flows, store
+from wuya.web.service import Service
+from wuya.web.tables import AuditRow
+
+PASSWORD = "ravens solve puzzles"
+
+
+@pytest.fixture
+def accounts() -> bool:
+    return True
+
+
+@pytest.fixture(autouse=True)
+def _fast_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 MiB and three passes are for guessers, not for tests."""
+    from argon2 import PasswordHasher
+
+    monkeypatch.setattr("wuya.web.accounts.passwords._hasher", PasswordHasher(1, 8, 1))
+    monkeypatch.setattr("wuya.web.accounts.passwords._of_nobody", [])
+
+
+def set_up(client: TestClient, service: Service, **more: Any) -> None:
+    """The first admin, signed in."""
+    token = flows.setup_link(service, "").partition("#")[2]
+    body = {"token": token, "email": "Ann@Example.org", "password": PASSWORD, "name": "Ann"} | more
+    assert client.post("/api/auth/setup", json=body).status_code == 204
+
+
+def join(client: TestClient, email: str, role: str = "user") -> TestClient:
+    """A browser of somebody invited; `client` is an admin's."""
+    link = client.post("/api/admin/users/invite", json={"role": role}).json()["link"]
+    other = TestClient(client.app, base_url=str(client.base_url), follow_redirects=False)
+    body = {"token": link.partition("#")[2], "email": email, "password": PASSWORD, "name": email.partition("@")[0]}
+    assert other.post("/api/auth/join", json=body).status_code == 204
+    return other
+
+
+def test_the_setup_link_works_once(client: TestClient, service: Service) -> None:
+    link = flows.setup_link(service, "http://host")
+    assert link.startswith("http://host/setup#")
+    body = {"token": link.partition("#")[2], "email": "a@b.org", "password": PASSWORD}
+    assert client.post("/api/auth/setup", json=body | {"token": "x" * 43}).status_code == 403
+    assert client.post("/api/auth/setup", json=body | {"password": "short"}).json()["code"] == "weak_password"
+    assert client.post("/api/auth/setup", json=body).status_code == 204
+    assert client.get("/api/me").json()["role"] == "admin"
+    assert client.post("/api/auth/setup", json=body).json()["code"] == "link_over"
+    assert flows.setup_link(service, "http://host") == ""
+
+
+def test_nothing_is_open_without_a_session(client: TestClient) -> None:
+    assert client.get("/api/me").json()["code"] == "not_signed_in"
+    answer = client.get("/account", headers={"accept": "text/html"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/account")
+
+
+def test_forms_work_without_scripts(client: TestClient, service: Service) -> None:
+    token = flows.setup_link(service, "").partition("#")[2]
+    form = {"token": token, "email": "a@b.org", "name": "A", "password": PASSWORD, "sign_up": "open"}
+    assert client.post("/setup", data=form).headers["location"] == "/"
+    assert client.post("/api/auth/logout").status_code == 204
+    wrong = client.post("/login", data={"email": "a@b.org", "password": "wrong"})
+    assert wrong.status_code == 401 and "The address or the password is wrong" in wrong.text
+    right = client.post("/login", data={"email": "A@B.org", "password": PASSWORD, "next": "/account?x=1"})
+    assert (right.status_code, right.headers["location"]) == (303, "/account?x=1")
+    assert client.get("/account").status_code == 200
+
+
+@pytest.mark.parametrize("target", ["//evil.org", "https://evil.org", "/\\evil.org", "evil", "/a\r\nx"])
+def test_signing_in_never_leads_to_another_site(client: TestClient, service: Service, target: str) -> None:
+    set_up(client, service)
+    answer = client.post("/login", data={"email": "ann@example.org", "password": PASSWORD, "next": target})
+    assert answer.headers["location"] == "/"
+
+
+def test_the_session_changes_at_sign_in_and_the_old_one_is_dead(client: TestClient, service: Service) -> None:
+    set_up(client, service)
+    old = client.cookies["wuya_session"]
+    client.post("/api/auth/login", json={"email": "ann@example.org", "password": PASSWORD})
+    assert client.cookies["wuya_session"] != old
+    client.cookies.set("wuya_session", old, domain="127.0.0.1", path="/")
+    fixed = TestClient(client.app, base_url=str(client.base_url), cookies={"wuya_session": old})
+    assert fixed.get("/api/me").status_code == 401
+
+
+def test_cookies_are_closed_to_scripts_and_other_sites(client: TestClient, service: Service) -> None:
+    set_up(client, service)
+    answer = client.post("/api/auth/login", json={"email": "ann@example.org", "password": PASSWORD})
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=lax" in cookie
+    with reading(service.database) as connection:
+        kept = [row["token_sha256"] for row in store.sessions(connection, client.get("/api/me").json()["id"])]
+    assert client.cookies["wuya_session"] not in kept, "the database holds hashes only"
+
+
+def test_guessing_is_slowed_down(client: TestClient, service: Service) -> None:
+    set_up(client, service)
+    body = {"email": "ann@example.org", "password": "wrong password"}
+    codes = [client.post("/api/auth/login", json=body).json()["code"] for _ in range(7)]
+    assert codes[:5] == ["wrong_password"] * 5 and codes[-1] == "too_many_logins"
+    blocked = client.post("/api/auth/login", json=body | {"password": PASSWORD})
+    assert blocked.status_code == 429 and int(blocked.headers["retry-after"]) >= 1
+    other = client.post("/api/auth/login", json={"email": "nobody@example.org", "password": "x" * 12})
+    assert other.json()["detail"] == "the address or the password is wrong", "the same words for nobody"
+
+
+def test_roles_come_from_invitations_and_changing_them_signs_out(client: TestClient, service: Service) -> None:
+    set_up(client, service)
+    labeler = join(client, "bo@example.org", "labeler")
+    me = labeler.get("/api/me").json()
+    assert me["role"] == "labeler" and labeler.get("/api/admin/users").status_code == 403
+    changed = client.patch(f"/api/admin/users/{me['id']}", json={"role": "lead"})
+    assert changed.json()["role"] == "lead"
+    assert labeler.get("/api/me").status_code == 401, "signed out: the session belonged to another role"
+
+
+def test_an_invitation_for_an_address_is_for_that_address(client: TestClient, service: Service) -> None:
+    set_up(client, service)
+    link = client.post("/api/admin/users/invite", json={"email": "Bo@x.org"}).json()["link"]
+    other = TestClient(client.app, base_url=str(client.base_url))
+    body = {"token": link.partition("#")[2], "email": "eve@x.org", "password": PASSWORD}
+    assert other.post("/api/auth/join", json=body).json()["code"] == "other_address"
+    assert other.post("/api/auth/join", json=body | {"email": "bo@x.org"}).status_code == 204
+    assert other.post("/api/auth/join", json=body | {"email": "bo@x.org"}).json()["code"] == "link_over"
+
+
+def test_suspended_people_are_out_at_once(client: TestClient, service: Service) -> None:
+    set_up(client, service)
+    user = join(client, "bo@example.org")
+    id = user.get("/api/me").json()["id"]
+    assert client.patch(f"/api/admin/users/{id}", json={"status": "suspended"}).status_code == 200
+    assert user.get("/api/me").status_code == 401
+    body = {"email": "bo@example.org", "password": PASSWORD}
+    assert user.post("/api/auth/login", json=body).json()["code"] == "wrong_password"
+
+
+def test_a_reset_link_sets_a_password_once_and_signs_others_out(client: TestClient, service: Service) -> None:
+    set_up(client, service)
+    user = join(client, "bo@example.org")
+    id = user.get("/api/me").json()["id"]
+    token = client.post(f"/api/admin/users/{id}/reset").json()["link"].partition("#")[2]
+    fresh = TestClient(client.app, base_url=str(client.base_url))
+    body = {"token": token, "password": "a new pass phrase"}
+    assert fresh.post("/api/auth/password/reset", json=body).status_code == 204
+    assert fresh.post("/api/auth/password/reset", json=body).json()["code"] == "link_over"
+    assert user.get("/api/me").status_code == 401 and fresh.get("/api/me").status_code == 200
+
+
+def test_the_last_admin_stays(client: TestClient, service: Service) -> None:
+    set_up(client, service)
+    id = client.get("/api/me").json()["id"]
+    assert client.patch(f"/api/admin/users/{id}", json={"role": "user"}).json()["code"] == "last_admin"
+    assert client.delete("/api/me").json()["code"] == "last_admin"
+
+
+def test_deleting_an_account_clears_the_names(client: TestClient, service: Service) -> None:
+    set_up(client, service)
+    user = join(client, "bo@example.org")
+    id = user.get("/api/me").json()["id"]
+    assert user.delete("/api/me").json() == {"deleted": True}
+    with reading(service.database) as connection:
+        row = store.user(connection, id)
+    assert row is not None and row["status"] == "deleted"
+    assert not {"bo", "bo@example.org"} & {row["display_name"], row["email_ci"]}
+
+
+def test_sign_up_is_closed_unless_it_is_open(client: TestClient, service: Service) -> None:
+    set_up(client, service)
+    other = TestClient(client.app, base_url=str(client.base_url))
+    body = {"email": "eve@x.org", "password": PASSWORD}
+    assert other.post("/api/auth/join", json=body).json()["code"] == "sign_up_closed"
+    client.patch("/api/admin/settings", json={"sign_up": "open"})
+    assert other.post("/api/auth/join", json=body).status_code == 204
+    assert other.get("/api/me").json()["role"] == "user"
+
+
+def test_the_audit_log_shows_what_was_done_and_that_it_was_changed(client: TestClient, service: Service) -> None:
+    set_up(client, service)
+    join(client, "bo@example.org")
+    found = client.get("/api/admin/audit").json()
+    assert found["intact"] and {"setup", "login", "user.invite", "join"} <= {row["action"] for row in found["items"]}
+    with writing(service.database) as connection:
+        connection.execute(AuditRow.__table__.update().where(AuditRow.seq == 2).values(action="nothing"))
+    with reading(service.database) as connection:
+        assert audit.verify(connection, service.settings.secret)[1] == 2
+    assert client.get("/api/admin/audit").json()["intact"] is False
+
+
+def test_setting_up_in_a_browser(live_server: Any, page: Any) -> None:
+    page.goto(flows.setup_link(live_server.service, live_server.url))
+    assert "#" not in page.url, "the secret leaves the address bar"
+    page.get_by_label("Name").fill("Ann")
+    page.get_by_label("E-mail address").fill("ann@example.org")
+    page.locator("input[name=password]").fill(PASSWORD)
+    page.get_by_role("button", name="Make the admin account").click()
+    page.wait_for_url(lambda url: "/setup" not in url)
+    page.goto(live_server.url + "/account")
+    page.get_by_text("This browser").wait_for()
+    page.get_by_role("button", name="Account", exact=True).click()
+    page.get_by_role("menuitem", name="Sign out").click()
+    page.wait_for_url("**/login")

@@ -1,0 +1,217 @@
+"""Signing in and out, setting up, joining, resetting: what both the forms and `/api/auth` call."""
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from wuya.feedback.database import reading, writing
+from wuya.web import audit
+from wuya.web.accounts import passwords, store
+from wuya.web.accounts.auth import Viewer, cookie_name, ip_prefix, viewer_of_row
+from wuya.web.errors import ApiError
+from wuya.web.service import Service, service_of
+
+SIGN_UP_MODES = ("closed", "invite", "open")
+
+
+class LoginThrottle:
+    """Slows down guessing: after five failures each further one doubles the wait, per account and network."""
+
+    free, longest, forget = 5, 900.0, 3600.0
+
+    def __init__(self) -> None:
+        self._failures: dict[tuple[str, str], tuple[int, float]] = {}
+        self._lock = threading.Lock()
+        self.total = 0
+
+    def wait(self, email: str, network: str) -> float:
+        """Seconds until the next try is looked at."""
+        with self._lock:
+            longest = 0.0
+            for key in ((email, network), ("", network)):
+                count, last = self._failures.get(key, (0, 0.0))
+                free = self.free if key[0] else self.free * 10
+                if count >= free:
+                    longest = max(longest, last + min(self.longest, 2.0 ** (count - free)) - time.monotonic())
+            return longest
+
+    def failed(self, email: str, network: str) -> None:
+        """Count a wrong password."""
+        with self._lock:
+            self.total += 1
+            at = time.monotonic()
+            if len(self._failures) > 10_000:
+                self._failures = {k: v for k, v in self._failures.items() if v[1] > at - self.forget}
+            for key in ((email, network), ("", network)):
+                count, last = self._failures.get(key, (0, 0.0))
+                self._failures[key] = (count + 1 if last > at - self.forget else 1, at)
+
+    def succeeded(self, email: str, network: str) -> None:
+        """Forget the account's failures."""
+        with self._lock:
+            self._failures.pop((email, network), None)
+
+
+def throttle_of(service: Service) -> LoginThrottle:
+    """The service's throttle."""
+    if LoginThrottle not in service.parts:
+        service.put(LoginThrottle())
+    return service.get(LoginThrottle)
+
+
+def need_accounts(service: Service) -> None:
+    """Refuse where there is a single user."""
+    if not service.settings.accounts:
+        raise ApiError(404, "no_accounts", "this service has a single user; start it with --accounts for more")
+
+
+def sign_in(request: Request, email: str, password: str) -> str:
+    """Check a password; the new session's cookie. The same words and time for a wrong address and a wrong password."""
+    service = service_of(request)
+    need_accounts(service)
+    throttle, network = throttle_of(service), ip_prefix(request)
+    email = email.strip().lower()[:250]
+    wait = throttle.wait(email, network)
+    if wait > 0:
+        raise ApiError(429, "too_many_logins", "too many wrong passwords; wait a little", retry_after=wait)
+    with reading(service.database) as connection:
+        row = store.user_by_email(connection, email)
+    right = passwords.matches(row["password_hash"] if row else None, password)
+    if not right or row is None or row["status"] != "active":
+        throttle.failed(email, network)
+        raise ApiError(401, "wrong_password", "the address or the password is wrong")
+    throttle.succeeded(email, network)
+    return _start(request, row["id"], "login")
+
+
+def _start(request: Request, user_id: str, action: str) -> str:
+    service = service_of(request)
+    with writing(service.database) as connection:
+        end_current(request, connection)
+        row = store.user(connection, user_id)
+        assert row is not None
+        audit.record(connection, service, action, viewer=viewer_of_row(row), request=request)
+        ua = request.headers.get("user-agent", "")
+        return store.start_session(connection, user_id, ip_prefix=ip_prefix(request), ua=ua)
+
+
+def end_current(request: Request, connection: Any) -> None:
+    """Sign out the session that the request came with: a cookie from before a login never outlives it."""
+    token = request.cookies.get(cookie_name(service_of(request)), "")
+    row = store.session_user(connection, token) if token else None
+    if row:
+        store.end_sessions(connection, row["id"], session_id=row["session_id"])
+
+
+def set_cookie(request: Request, response: Response, token: str) -> None:
+    """Give the browser its session."""
+    service = service_of(request)
+    age = int(store.ABSOLUTE.total_seconds())
+    https = service.settings.https
+    path = "/" if https else service.settings.root_path or "/"
+    name = cookie_name(service)
+    response.set_cookie(name, token, max_age=age, path=path, secure=https, httponly=True, samesite="lax")
+
+
+def clear_cookie(request: Request, response: Response) -> None:
+    """Take it away."""
+    service = service_of(request)
+    path = "/" if service.settings.https else service.settings.root_path or "/"
+    response.delete_cookie(
+        cookie_name(service), path=path, secure=service.settings.https, httponly=True, samesite="lax"
+    )
+
+
+def set_up(request: Request, token: str, form: Mapping[str, Any]) -> str:
+    """Make the first admin from the setup link; the cookie."""
+    service = service_of(request)
+    need_accounts(service)
+    email, password = str(form.get("email", "")), str(form.get("password", ""))
+    passwords.check_new(password, email=email)
+    mode = str(form.get("sign_up", "closed"))
+    if mode not in SIGN_UP_MODES:
+        raise ApiError(422, "invalid_value", f"sign-up is one of {', '.join(SIGN_UP_MODES)}", param="sign_up")
+    hashed = passwords.hash_password(password)
+    with writing(service.database) as connection:
+        if store.has_admin(connection):
+            raise ApiError(403, "link_over", "this server has been set up already; sign in")
+        store.use_link_token(connection, "setup", token)
+        named = {"email": email, "name": str(form.get("name", "")), "role": "admin"}
+        id = store.add_user(connection, password_hash=hashed, **named)
+        store.set_setting(connection, "sign_up", mode)
+        store.set_setting(connection, "ask_data_use", bool(form.get("ask_data_use")))
+        audit.record(connection, service, "setup", request=request, object="user", object_id=id)
+    return _start(request, id, "login")
+
+
+def join(request: Request, token: str, form: Mapping[str, Any]) -> str:
+    """Make an account from an invitation, or without one where sign-up is open; the cookie."""
+    service = service_of(request)
+    need_accounts(service)
+    email, password = str(form.get("email", "")).strip(), str(form.get("password", ""))
+    passwords.check_new(password, email=email)
+    hashed = passwords.hash_password(password)
+    with writing(service.database) as connection:
+        role = "user"
+        if token:
+            link = store.use_link_token(connection, "invite", token)
+            role = link["role"] or "user"
+            if link["email_ci"] and link["email_ci"] != email.lower():
+                raise ApiError(403, "other_address", "this invitation is for another address", param="email")
+        elif store.setting(connection, "sign_up", "closed") != "open":
+            raise ApiError(403, "sign_up_closed", "you need an invitation to join this server")
+        named = {"email": email, "name": str(form.get("name", "")), "role": role}
+        id = store.add_user(connection, password_hash=hashed, **named)
+        audit.record(connection, service, "join", request=request, object="user", object_id=id, diff={"role": role})
+    return _start(request, id, "login")
+
+
+def reset_password(request: Request, token: str, password: str) -> str:
+    """Set a new password from a reset link; every other browser is signed out. The cookie."""
+    service = service_of(request)
+    need_accounts(service)
+    passwords.check_new(password)
+    hashed = passwords.hash_password(password)
+    with writing(service.database) as connection:
+        link = store.use_link_token(connection, "reset", token)
+        row = store.user(connection, link["user_id"])
+        if row is None or row["status"] not in ("active", "invited"):
+            raise ApiError(403, "link_over", "this account can't be used")
+        store.change_user(connection, row["id"], password_hash=hashed, status="active")
+        store.end_sessions(connection, row["id"])
+        audit.record(connection, service, "password.reset", request=request, object="user", object_id=row["id"])
+    return _start(request, row["id"], "login")
+
+
+def change_password(request: Request, viewer: Viewer, old: str, new: str) -> None:
+    """Change one's own password; other browsers are signed out."""
+    service = service_of(request)
+    need_accounts(service)
+    throttle, network = throttle_of(service), ip_prefix(request)
+    wait = throttle.wait(viewer.user_id, network)
+    if wait > 0:
+        raise ApiError(429, "too_many_logins", "too many wrong passwords; wait a little", retry_after=wait)
+    with reading(service.database) as connection:
+        row = store.user(connection, viewer.user_id)
+    if row is None or not passwords.matches(row["password_hash"], old):
+        throttle.failed(viewer.user_id, network)
+        raise ApiError(403, "wrong_password", "the old password is wrong", param="old")
+    passwords.check_new(new, email=row["email_ci"] or "")
+    hashed = passwords.hash_password(new)
+    with writing(service.database) as connection:
+        store.change_user(connection, viewer.user_id, password_hash=hashed)
+        store.end_sessions(connection, viewer.user_id, but=viewer.session_id)
+        audit.record(connection, service, "password.change", viewer=viewer, request=request)
+
+
+def setup_link(service: Service, origin: str) -> str:
+    """The link that makes the first admin, "" if there is one. Its secret is in the fragment, which no log ever sees."""
+    with writing(service.database) as connection:
+        if store.has_admin(connection):
+            return ""
+        token, _ = store.make_link_token(connection, "setup")
+    return f"{origin}/setup#{token}"
