@@ -72,6 +72,8 @@ class Ranking:
     source: str = "ranking"
     created_at: str = ""
     flags: dict[str, bool | int | None] = field(default_factory=dict)
+    weight: float = 1.0
+    """How much the vote counts in training: a guess from a regenerated answer less than a labeler's ranking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,10 @@ class Comparison:
     labeler: str = ""
     group: str = ""
     """Pairs of one ranking share a group; a split never separates a group."""
+    source: str = ""
+    """What it was read off: ranking, compare, thumbs, better_answer, edit, regenerate, eval."""
+    weight: float = 1.0
+    """How much it counts in training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +102,4 @@ class Feedback:
     reasons: tuple[str, ...] = ()
     comment: str = ""
     better_answer: str = ""
+    labeler: str = ""

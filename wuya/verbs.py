@@ -20,6 +20,9 @@ VERBS: dict[str, Verb] = {
     "sample": Verb("wuya.recipes.sample_completions", "SampleConfig", "step 2a: prompts -> K answers each, queued"),
     "label": Verb("wuya.recipes.label", "LabelConfig", "step 2a: queue -> rankings, by people or simulated labelers"),
     "agreement": Verb("wuya.recipes.agreement", "AgreementConfig", "rankings -> how labelers agree, which model wins"),
+    "snapshot": Verb(
+        "wuya.recipes.snapshot", "SnapshotConfig", "feedback -> a frozen file to train on, with a data card"
+    ),
     "reward": Verb("wuya.recipes.reward_model", "RewardModelConfig", "step 2b: SFT model + rankings -> reward model"),
     "ppo": Verb("wuya.recipes.ppo", "PPOConfig", "step 3: SFT + reward model + prompts -> policy (PPO, PPO-ptx)"),
     "evaluate": Verb("wuya.recipes.evaluate", "EvaluateConfig", "checkpoints -> report.html and evaluation.json"),

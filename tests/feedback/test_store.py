@@ -117,7 +117,10 @@ def test_demonstrations_and_comparisons_and_thumbs_round_trip(store: FeedbackSto
     assert store.add_demonstrations(demonstrations) == 0
     assert set(store.demonstrations()) == set(demonstrations)
 
-    pairs = [Comparison(prompt("a"), "good", "bad", "bob", "g1"), Comparison(prompt("b"), "x", "y", "", "b")]
+    pairs = [
+        Comparison(prompt("a"), "good", "bad", "bob", "g1", "compare"),
+        Comparison(prompt("b"), "x", "y", "", "b", "compare"),
+    ]
     assert store.add_comparisons(pairs) == 2
     assert store.add_comparisons(pairs) == 0
     assert list(store.comparisons()) == pairs
@@ -126,7 +129,7 @@ def test_demonstrations_and_comparisons_and_thumbs_round_trip(store: FeedbackSto
     first = store.add_feedback(thumb, user="eve", message_id="m1")
     assert store.add_feedback(replace(thumb, value=1), user="eve", message_id="m1") == first
     store.add_feedback(thumb, message_id="m1")
-    assert list(store.feedback()) == [replace(thumb, value=1), thumb]
+    assert list(store.feedback()) == [replace(thumb, value=1, labeler="eve"), thumb]
 
 
 def test_unusual_text_survives(store: FeedbackStore) -> None:

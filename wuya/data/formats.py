@@ -121,7 +121,8 @@ def write_comparisons(path: Path | str, comparisons: Iterable[Comparison]) -> No
                 "chosen": row.chosen,
                 "rejected": row.rejected,
                 **_origin(row.prompt),
-                **_given(labeler=row.labeler, group=row.group),
+                **_given(labeler=row.labeler, group=row.group, comparison_source=row.source),
+                **({"weight": row.weight} if row.weight != 1.0 else {}),
             }
             for row in comparisons
         ),
@@ -141,6 +142,7 @@ def write_rankings(path: Path | str, rankings: Iterable[Ranking]) -> None:
                 **_origin(row.prompt),
                 **_given(round=row.round, created_at=row.created_at, flags=row.flags),
                 "ranking_source": row.source,
+                **({"weight": row.weight} if row.weight != 1.0 else {}),
             }
             for row in rankings
         ),
@@ -226,7 +228,15 @@ def _comparisons(row: Row, format: Format, source: str) -> list[Comparison]:
         group = group or f"{ranking.prompt.id}/{ranking.labeler}"
     ordered = sorted(range(len(ranking.ranks)), key=ranking.ranks.__getitem__)
     return [
-        Comparison(ranking.prompt, ranking.candidates[a].text, ranking.candidates[b].text, ranking.labeler, group)
+        Comparison(
+            ranking.prompt,
+            ranking.candidates[a].text,
+            ranking.candidates[b].text,
+            ranking.labeler,
+            group,
+            text_field(row, "comparison_source", default=""),
+            ranking.weight,
+        )
         for a, b in combinations(ordered, 2)
         if ranking.ranks[a] < ranking.ranks[b]
     ]
@@ -255,7 +265,15 @@ def _ranking(row: Row, format: Format, source: str) -> Ranking:
         source=text_field(row, "ranking_source", default="ranking"),
         created_at=text_field(row, "created_at", default=""),
         flags=flags if isinstance(flags, dict) else {},
+        weight=_weight(row),
     )
+
+
+def _weight(row: Row) -> float:
+    weight = row.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+        raise BadRowError(f"`weight` must be a number above 0, found {weight!r}")
+    return float(weight)
 
 
 def _prompt_and_completion(row: Row, format: Format) -> tuple[tuple[Message, ...], str | None]:

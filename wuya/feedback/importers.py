@@ -6,6 +6,7 @@
 | webgpt | `question`, `answer_0`, `answer_1`, `score_0`, `score_1` (openai/webgpt_comparisons) | K = 2, may tie |
 | summaries | `info`, `summaries`, `choice` (openai/summarize_from_feedback, comparisons) | K = 2 |
 | openassistant | `message_tree_id`, `prompt` with `replies` (OASST trees) | the ranked replies of each user turn |
+| argilla, label studio | see `feedback/annotation_tools.py` | one ranking for each annotator |
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,17 +17,20 @@ from wuya.data.fields import BadRowError, parse_candidate, prompt_messages, requ
 from wuya.data.formats import read_rankings
 from wuya.data.rows import read_rows
 from wuya.errors import DataError
+from wuya.feedback.annotation_tools import argilla_rankings, label_studio_rankings
 from wuya.feedback.rankings import dense_ranks
 from wuya.feedback.rows import messages_to_json
 from wuya.files import BadRows, sha256_json
 from wuya.records import Candidate, Message, Prompt, Ranking
 
-ForeignFormat = Literal["webgpt", "summaries", "openassistant"]
+ForeignFormat = Literal["webgpt", "summaries", "openassistant", "argilla", "label_studio"]
 Row = Mapping[str, Any]
 KEYS: dict[ForeignFormat, tuple[str, ...]] = {
     "webgpt": ("question", "answer_0", "answer_1", "score_0", "score_1"),
     "summaries": ("info", "summaries", "choice"),
     "openassistant": ("message_tree_id", "prompt"),
+    "argilla": ("fields", "responses"),
+    "label_studio": ("data", "annotations"),
 }
 
 
@@ -145,6 +149,8 @@ _PARSERS: dict[ForeignFormat, Callable[[Row], Iterable[Ranking]]] = {
     "webgpt": _webgpt,
     "summaries": _summaries,
     "openassistant": _openassistant,
+    "argilla": argilla_rankings,
+    "label_studio": label_studio_rankings,
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, func, select
 
 from wuya.feedback.bulk import HUMAN, chunks
 from wuya.feedback.rows import Row, messages_from_json, ranking_to_row
@@ -34,6 +34,8 @@ class Selection:
     rounds: tuple[int, ...] = ()
     labelers: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    without_labelers: tuple[str, ...] = ()
+    """The one condition that excludes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def raw_rankings(connection: Connection, selection: Selection) -> Iterator[RawRa
             .where(RankingRow.id.in_(chunk))
         )
         rows = {row.id: row for row in connection.execute(query)}
-        prompts = _prompts(connection, sorted({row.prompt_id for row in rows.values()}))
+        prompts = prompts_by_id(connection, sorted({row.prompt_id for row in rows.values()}))
         candidates = _candidates(connection, sorted({row.task_id for row in rows.values()}))
         items = select(RankingItem.ranking_id, RankingItem.candidate_id, RankingItem.rank)
         ranks = {
@@ -124,6 +126,8 @@ def _chosen(selection: Selection) -> Select[Any]:
         query = query.where(LabelTask.round.in_(selection.rounds))
     if selection.labelers:
         query = query.where(User.display_name.in_(selection.labelers))
+    if selection.without_labelers:
+        query = query.where(func.coalesce(User.display_name, "").not_in(selection.without_labelers))
     if selection.sources:
         query = query.where(RankingRow.source.in_(selection.sources))
     return query
@@ -138,7 +142,7 @@ def open_answers(connection: Connection, *, project: str, round: int) -> Iterato
         .order_by(LabelTask.priority.desc(), LabelTask.shuffle_key)
     )
     for chunk in chunks(connection.execute(query).all()):
-        found = _prompts(connection, sorted({row.prompt_id for row in chunk}))
+        found = prompts_by_id(connection, sorted({row.prompt_id for row in chunk}))
         candidates = _candidates(connection, [row.id for row in chunk])
         yield from ((found[row.prompt_id], [c for _, c in candidates[row.id]]) for row in chunk)
 
@@ -147,7 +151,7 @@ def prompts(connection: Connection, *, split: str = "") -> Iterator[Prompt]:
     """Approved prompts by id."""
     query = select(PromptRow.id).where(PromptRow.state == "approved").order_by(PromptRow.id)
     for chunk in chunks(list(connection.execute(query.where(PromptRow.split == split) if split else query).scalars())):
-        found = _prompts(connection, chunk)
+        found = prompts_by_id(connection, chunk)
         yield from (found[id] for id in chunk)
 
 
@@ -157,7 +161,7 @@ def demonstrations(connection: Connection) -> Iterator[Demonstration]:
     order = DemonstrationRow.prompt_id, DemonstrationRow.author, DemonstrationRow.completion_sha256
     rows = connection.execute(query.where(DemonstrationRow.state == "accepted").order_by(*order)).all()
     for chunk in chunks(rows):
-        found = _prompts(connection, sorted({row.prompt_id for row in chunk}))
+        found = prompts_by_id(connection, sorted({row.prompt_id for row in chunk}))
         yield from (Demonstration(found[row.prompt_id], row.completion, row.author) for row in chunk)
 
 
@@ -170,18 +174,20 @@ def comparisons(connection: Connection) -> Iterator[Comparison]:
         .order_by(ComparisonRow.prompt_id, ComparisonRow.dedupe_key)
     )
     for chunk in chunks(connection.execute(query).mappings().all()):
-        found = _prompts(connection, sorted({row["prompt_id"] for row in chunk}))
+        found = prompts_by_id(connection, sorted({row["prompt_id"] for row in chunk}))
         for row in chunk:
             pair = (row["a_text"], row["b_text"])
             chosen, rejected = pair if row["outcome"] == "a" else pair[::-1]
-            yield Comparison(found[row["prompt_id"]], chosen, rejected, row["display_name"] or "", row["group_id"])
+            labeler, group = row["display_name"] or "", row["group_id"]
+            yield Comparison(found[row["prompt_id"]], chosen, rejected, labeler, group, row["source"])
 
 
 def feedback(connection: Connection) -> Iterator[Feedback]:
     """What users said about answers, in the order they said it."""
-    rows = connection.execute(select(MessageFeedback.__table__).order_by(MessageFeedback.id)).mappings().all()
+    query = select(MessageFeedback.__table__, User.display_name).outerjoin(User, User.id == MessageFeedback.user_id)
+    rows = connection.execute(query.order_by(MessageFeedback.id)).mappings().all()
     for chunk in chunks(rows):
-        found = _prompts(connection, sorted({row["prompt_id"] for row in chunk}))
+        found = prompts_by_id(connection, sorted({row["prompt_id"] for row in chunk}))
         for row in chunk:
             yield Feedback(
                 found[row["prompt_id"]],
@@ -190,10 +196,12 @@ def feedback(connection: Connection) -> Iterator[Feedback]:
                 tuple(row["reasons"]),
                 row["comment"],
                 row["better_answer"],
+                row["display_name"] or "",
             )
 
 
-def _prompts(connection: Connection, ids: Sequence[str]) -> dict[str, Prompt]:
+def prompts_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, Prompt]:
+    """Prompts by their ids."""
     query = select(PromptRow.id, PromptRow.messages, PromptRow.source, PromptRow.source_user_hash)
     return {
         row.id: Prompt(row.id, messages_from_json(row.messages), row.source, row.source_user_hash)

@@ -49,7 +49,8 @@ def ranking_to_row(ranking: Ranking) -> Row:
     row["candidates"] = [candidate_to_row(c) for c in ranking.candidates]
     row |= {"ranks": list(ranking.ranks), "labeler": ranking.labeler, "round": ranking.round}
     row["ranking_source"] = ranking.source
-    return row | ({"flags": dict(ranking.flags)} if ranking.flags else {})
+    row |= {"flags": dict(ranking.flags)} if ranking.flags else {}
+    return row | _weight(ranking.weight)
 
 
 def demonstration_to_row(demonstration: Demonstration) -> Row:
@@ -61,9 +62,10 @@ def demonstration_to_row(demonstration: Demonstration) -> Row:
 
 
 def comparison_to_row(comparison: Comparison) -> Row:
-    """{id, prompt, chosen, rejected, group, labeler}."""
+    """{id, prompt, chosen, rejected, group, labeler, comparison_source, weight}."""
     row = prompt_to_row(comparison.prompt) | {"chosen": comparison.chosen, "rejected": comparison.rejected}
-    return row | {"group": comparison.group or comparison.prompt.id, "labeler": comparison.labeler}
+    row |= {"group": comparison.group or comparison.prompt.id, "labeler": comparison.labeler}
+    return row | ({"comparison_source": comparison.source} if comparison.source else {}) | _weight(comparison.weight)
 
 
 def feedback_to_row(feedback: Feedback) -> Row:
@@ -71,6 +73,10 @@ def feedback_to_row(feedback: Feedback) -> Row:
     row = prompt_to_row(feedback.prompt) | {"completion": feedback.completion, "value": feedback.value}
     row["reasons"] = list(feedback.reasons)
     return row | {"comment": feedback.comment, "better_answer": feedback.better_answer}
+
+
+def _weight(weight: float) -> Row:
+    return {} if weight == 1.0 else {"weight": weight}
 
 
 def sha256_text(text: str) -> str:

@@ -1,7 +1,8 @@
 """Frozen, hashed files between the database and training: a run reads a snapshot, never the live database.
 
-A snapshot is `KIND-HASH.jsonl` with `KIND-HASH.manifest.json` beside it; HASH is the start of the file's SHA-256. The
-same content always gets the same name, and a file that no longer fits its hash is refused.
+A snapshot is `KIND-HASH.jsonl` with `KIND-HASH.manifest.json` and a data card, `KIND-HASH.card.md`, beside it; HASH is
+the start of the file's SHA-256. The same content always gets the same name, and a file that no longer fits its hash is
+refused.
 """
 
 import hashlib
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from wuya.errors import DataError
+from wuya.feedback.data_card import CardFacts, counted, data_card
 from wuya.feedback.rows import SCHEMA_VERSION
 from wuya.files import sha256_file, to_json, write_atomic
 
-Kind = Literal["sft", "rm_rankings", "rm_pairs", "prompts", "feedback", "raw"]
+Kind = Literal["sft", "rm_rankings", "rm_pairs", "dpo", "kto", "prompts", "feedback", "raw"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -35,7 +37,8 @@ def write_snapshot(
     rows: Iterable[Mapping[str, object]], folder: Path, *, kind: Kind, filter: Mapping[str, Any] | None = None
 ) -> Snapshot:
     """Write rows as a snapshot into `folder`. Raises DataError when there are none."""
-    lines = [to_json(row) for row in rows]
+    facts = CardFacts()
+    lines = [to_json(row) for row in counted(rows, facts)]
     if not lines:
         raise DataError(
             f"there is nothing to export as {kind}",
@@ -49,6 +52,10 @@ def write_snapshot(
     snapshot = Snapshot(path, kind, len(lines), digest, dict(filter or {}))
     manifest = asdict(snapshot) | {"path": path.name}
     write_atomic(path.with_suffix(".manifest.json"), to_json(manifest, indent=1) + "\n")
+    card = data_card(
+        facts, kind=kind, name=path.name, sha256=digest, schema_version=SCHEMA_VERSION, chosen=snapshot.filter
+    )
+    write_atomic(path.with_suffix(".card.md"), card)
     return snapshot
 
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from sqlalchemy import func, insert, select, update
 
-from wuya.feedback import provenance, queue, reading, rows
+from wuya.feedback import exports, provenance, queue, reading, rows
 from wuya.feedback.bulk import (
     Answers,
     Label,
@@ -30,10 +30,10 @@ from wuya.feedback.bulk import (
     insert_rankings,
     insert_rows,
 )
+from wuya.feedback.comparisons import DEFAULT_WEIGHTS
 from wuya.feedback.database import open_engine, writing
 from wuya.feedback.database import reading as read_transaction
 from wuya.feedback.queue import LabelingTask
-from wuya.feedback.rankings import comparisons_of
 from wuya.feedback.reading import RawRanking, Selection
 from wuya.feedback.snapshot import Kind, Snapshot, write_snapshot
 from wuya.feedback.tables import (
@@ -107,20 +107,20 @@ class FeedbackStore:
         return count
 
     def add_comparisons(self, comparisons: Iterable[Comparison], *, source: str = "compare") -> int:
-        """Add decided pairs of the chat or of an evaluation; how many were new."""
+        """Add decided pairs of the chat or of an evaluation; how many were new. `source`: of those that name none."""
         count = 0
         with writing(self._engine) as connection:
             for chunk in chunks(comparisons):
                 ensure_prompts(connection, (c.prompt for c in chunk))
                 users = ensure_users(connection, {c.labeler for c in chunk if c.labeler})
-                keyed = {sha256_json([source, rows.comparison_to_row(c)]): c for c in chunk}
+                keyed = {sha256_json([c.source or source, rows.comparison_to_row(c)]): c for c in chunk}
                 known = select(ComparisonRow.dedupe_key).where(ComparisonRow.dedupe_key.in_(keyed))
                 for key in connection.execute(known).scalars():
                     del keyed[key]
                 new = [
                     {
                         "dedupe_key": key,
-                        "source": source,
+                        "source": c.source or source,
                         "prompt_id": c.prompt.id,
                         "a_text": c.chosen,
                         "b_text": c.rejected,
@@ -278,29 +278,28 @@ class FeedbackStore:
             tables = Base.metadata.sorted_tables
             return {t.name: int(connection.execute(select(func.count()).select_from(t)).scalar_one()) for t in tables}
 
-    def export_snapshot(self, kind: Kind, folder: Path, *, selection: Selection = EVERYTHING) -> Snapshot:
-        """Freeze what the store holds now into `folder`, and record kind, filter, rows and hash.
+    def export_snapshot(
+        self,
+        kind: Kind,
+        folder: Path,
+        *,
+        selection: Selection = EVERYTHING,
+        weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+        better_answers: bool = False,
+    ) -> Snapshot:
+        """Freeze what the store holds now into `folder`, with a data card, and record kind, filter, rows and hash.
 
         Args:
-            kind: sft, rm_rankings, rm_pairs (ties dropped), prompts, feedback, or raw (every labeler's every word).
-            selection: which rankings; without effect on the other kinds.
+            kind: see feedback/exports.py.
+            selection: which rankings; without effect on what users of the chat said.
+            weights: of comparisons by source, for rm_pairs and dpo.
+            better_answers: whether sft also holds what users wrote in place of an answer.
         """
-        chosen = {k: v for k in Selection.__dataclass_fields__ if (v := getattr(selection, k))}
+        chosen: dict[str, Any] = {k: v for k in Selection.__dataclass_fields__ if (v := getattr(selection, k))}
+        chosen |= {"weights": dict(weights)} if dict(weights) != dict(DEFAULT_WEIGHTS) else {}
+        chosen |= {"better_answers": True} if better_answers else {}
         with read_transaction(self._engine) as connection:
-            content: Iterator[rows.Row]
-            if kind == "sft":
-                content = map(rows.demonstration_to_row, reading.demonstrations(connection))
-            elif kind == "rm_rankings":
-                content = map(rows.ranking_to_row, reading.rankings(connection, selection))
-            elif kind == "rm_pairs":
-                pairs = (c for r in reading.rankings(connection, selection) for c in comparisons_of(r))
-                content = map(rows.comparison_to_row, pairs)
-            elif kind == "prompts":
-                content = map(rows.prompt_to_row, reading.prompts(connection))
-            elif kind == "feedback":
-                content = map(rows.feedback_to_row, reading.feedback(connection))
-            else:
-                content = map(reading.raw_to_row, reading.raw_rankings(connection, selection))
+            content = exports.content(connection, kind, selection, weights=weights, better_answers=better_answers)
             snapshot = write_snapshot(content, folder, kind=kind, filter=chosen)
         with writing(self._engine) as connection:
             provenance.record_export(connection, snapshot)

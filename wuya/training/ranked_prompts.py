@@ -23,6 +23,8 @@ class Vote:
     ranks: tuple[int, ...]
     """Dense, 1 is best, equal = tie; one a row."""
     labeler: str
+    weight: float = 1.0
+    """How much it counts beside other votes."""
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -83,7 +85,7 @@ def ranked_prompts(
                 element.sequences.append(sequence)
                 element.candidates.append(candidate)
             rows.append(element.sequences.index(sequence))
-        element.votes.append(Vote(tuple(rows), ranking.ranks, ranking.labeler))
+        element.votes.append(Vote(tuple(rows), ranking.ranks, ranking.labeler, ranking.weight))
     return list(by_prompt.values()), dropped
 
 
@@ -105,13 +107,13 @@ def vote_tensors(prompts: Sequence[RankedPrompt]) -> tuple[Tensor, Tensor, Tenso
     """Where each vote finds its scores, for `ranking_loss`.
 
     Returns: rows_PK, indices into the prompts' sequences laid end to end; ranks_PK, 0 where a vote has fewer answers;
-        and weights_P, so that the votes on one prompt weigh 1 together.
+        and weights_P, so that the votes on one prompt weigh 1 together (less, if all there is weighs less than 1).
     """
     votes: list[tuple[list[int], tuple[int, ...], float]] = []
     offset = 0
     for prompt in prompts:
-        weight = 1 / len(prompt.votes)
-        votes += [([offset + row for row in vote.rows], vote.ranks, weight) for vote in prompt.votes]
+        total = max(1.0, sum(vote.weight for vote in prompt.votes))
+        votes += [([offset + row for row in vote.rows], vote.ranks, vote.weight / total) for vote in prompt.votes]
         offset += len(prompt.sequences)
     width = max(len(rows) for rows, _, _ in votes)
     rows_PK = torch.zeros(len(votes), width, dtype=torch.int64)
