@@ -61,7 +61,9 @@ class Project:
 
     id: str
     name: str
+    type: str
     overlap: int
+    double_rate: float
     lease_minutes: int
     schema_version: int
     guide_version: int
@@ -134,9 +136,19 @@ def task_key(project: Project, round: int, prompt: Prompt, candidates: Sequence[
 
 
 def ensure_tasks(
-    connection: Connection, project: Project, answers: Sequence[Answers], *, round: int, target: int, priority: int = 0
+    connection: Connection,
+    project: Project,
+    answers: Sequence[Answers],
+    *,
+    round: int,
+    target: int,
+    priority: int = 0,
+    double_rate: float = 0.0,
 ) -> dict[str, str]:
-    """Write tasks that are new; ids of the new ones by their key. The order of the queue is shuffled by the key."""
+    """Write tasks that are new; ids of the new ones by their key. The order of the queue is shuffled by the key.
+
+    A share `double_rate` of tasks for one person goes to two, so that agreement can be measured.
+    """
     ensure_prompts(connection, (prompt for prompt, _ in answers))
     models = ensure_models(connection, {c.model for _, group in answers for c in group})
     by_key = {task_key(project, round, prompt, group): (prompt, group) for prompt, group in answers}
@@ -145,13 +157,15 @@ def ensure_tasks(
     tasks, candidates = [], []
     for key, id in new.items():
         prompt, group = by_key[key]
+        doubled = target == 1 and random.Random(f"double {key}").random() < double_rate
         tasks.append(
             {
                 "id": id,
                 "project_id": project.id,
                 "prompt_id": prompt.id,
+                "type": project.type,
                 "round": round,
-                "target": target,
+                "target": 2 if doubled else target,
                 "priority": priority,
                 "dedupe_key": key,
                 "shuffle_key": random.Random(key).random(),

@@ -1,7 +1,8 @@
-"""The labeling queue: claim a task, submit a ranking, skip, let a lease run out (web.md section 6).
+"""The labeling queue: claim a task, save a draft, renew or lose a lease, skip, give back (web.md section 6).
 
 A task is open until `target` people have submitted. A claim holds one of its slots for the length of a lease; when the
 lease is over the slot is free again, but whoever comes back in time may still submit. All within one transaction each.
+What is submitted: `wuya.feedback.submission`.
 """
 
 import random
@@ -10,27 +11,38 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, exists, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, exists, insert, select, update
 
 from wuya.errors import DataError
-from wuya.feedback.bulk import Label, Project, insert_rows, label_rows
+from wuya.feedback.bulk import Project
 from wuya.feedback.rankings import check_ranks
 from wuya.feedback.rows import messages_from_json
-from wuya.feedback.tables import (
-    Assignment,
-    LabelTask,
-    MetadataLabel,
-    PromptRow,
-    RankingItem,
-    RankingRow,
-    TaskCandidate,
-    now,
-    uuid7,
-)
+from wuya.feedback.tables import Assignment, LabelTask, PromptRow, TaskCandidate, User, now, uuid7
 from wuya.records import Candidate, Prompt
 
 SKIPS_TO_REVIEW = 3
 """After so many people skipped a task, it leaves the queue for a look by the lead."""
+DRAFT_HOURS = 24
+"""So long after a lease ran out, the same person gets the task back first, with the draft."""
+IN_HAND = ("assigned", "drafting")
+"""States of an assignment that somebody works on, and that hold a slot under a lease."""
+
+
+class DraftConflict(DataError):
+    """Another tab saved a newer draft; `draft` and `draft_rev` are what the store holds."""
+
+    def __init__(self, draft: Mapping[str, Any] | None, draft_rev: int) -> None:
+        super().__init__("this task was changed in another tab", found=f"draft {draft_rev}", hint="take one of the two")
+        self.draft = draft
+        self.draft_rev = draft_rev
+
+
+class LeaseLost(DataError):
+    """The lease ran out and somebody else has the task."""
+
+
+class Closed(DataError):
+    """The assignment is in a state in which this can't be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,13 @@ class LabelingTask:
     candidate_ids: tuple[str, ...]
     candidates: tuple[Candidate, ...]
     lease_until: datetime
+    type: str = "ranking"
+    state: str = "assigned"
+    draft: dict[str, Any] | None = None
+    draft_rev: int = 0
+    schema_version: int = 1
+    guide_version: int = 1
+    started_at: datetime | None = None
 
     def ranks_by_id(self, ranks: Sequence[int]) -> dict[str, int]:
         """Ranks given in the order shown, as `submit_ranking` takes them."""
@@ -51,9 +70,25 @@ class LabelingTask:
 
 
 def claim(
-    connection: Connection, project: Project, user: str, *, at: datetime, round: int | None = None
+    connection: Connection,
+    project: Project,
+    user: str,
+    *,
+    at: datetime,
+    round: int | None = None,
+    gold: bool = False,
+    languages: Sequence[str] = (),
+    author: str = "",
 ) -> LabelingTask | None:
-    """The person's task in hand, or the next one of the queue (of one round only, if given); None if there is none."""
+    """The person's task in hand, or the next one of the queue; None if there is none.
+
+    Args:
+        round: of one round only.
+        gold: a test task, where there is none in hand; else only tasks whose answer nobody knows.
+        languages: of prompts this person reads; empty is any. A prompt without language fits everybody.
+        author: this person's name as an author of prompts: nobody labels their own.
+    """
+    _lock_person(connection, user)
     expire(connection, project, at=at)
     wanted = LabelTask.project_id == project.id
     if round is not None:
@@ -61,27 +96,50 @@ def claim(
     in_hand = connection.execute(
         select(Assignment.id)
         .join(LabelTask, LabelTask.id == Assignment.task_id)
-        .where(Assignment.user_id == user, Assignment.state.in_(("assigned", "drafting")))
-        .where(wanted)
+        .where(Assignment.user_id == user, Assignment.state.in_(IN_HAND), wanted)
+        .order_by(Assignment.started_at)
     ).scalar()
     until = at + timedelta(minutes=project.lease_minutes)
     if in_hand:
         connection.execute(update(Assignment).where(Assignment.id == in_hand).values(lease_until=until))
-        return _task(connection, in_hand)
+        return view(connection, in_hand)
+    free = (
+        select(LabelTask.id)
+        .where(wanted, LabelTask.state == "open", LabelTask.n_active + LabelTask.n_submitted < LabelTask.target)
+        .where(LabelTask.is_gold == gold)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=LabelTask.__table__)
+    )
+    if languages or author:
+        free = free.join(PromptRow, PromptRow.id == LabelTask.prompt_id)
+    if languages:
+        free = free.where(PromptRow.lang.is_(None) | PromptRow.lang.in_(languages))
+    if author:
+        free = free.where(PromptRow.source_user_hash != author)
+    task = connection.execute(_with_own_draft(free, user, at)).scalar() or _next(connection, free, user)
+    return view(connection, _take_slot(connection, project, task, user, until=until)) if task else None
+
+
+def _with_own_draft(free: Select[Any], user: str, at: datetime) -> Select[Any]:
+    """Free tasks whose lease ran out on this person, who left a draft not long ago."""
+    own = exists().where(
+        Assignment.task_id == LabelTask.id,
+        Assignment.user_id == user,
+        Assignment.state == "expired",
+        Assignment.draft_rev > 0,
+        Assignment.lease_until > at - timedelta(hours=DRAFT_HOURS),
+    )
+    return free.where(own)
+
+
+def _next(connection: Connection, free: Select[Any], user: str) -> str | None:
+    """The free task that is next: those that lack one of two people first, then priority, then chance."""
     touched = exists().where(
         Assignment.task_id == LabelTask.id, Assignment.user_id == user, Assignment.state != "expired"
     )
-    task = connection.execute(
-        select(LabelTask.id)
-        .where(wanted, LabelTask.state == "open", ~touched)
-        .where(LabelTask.n_active + LabelTask.n_submitted < LabelTask.target)
-        .order_by((LabelTask.n_submitted > 0).desc(), LabelTask.priority.desc(), LabelTask.shuffle_key)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=LabelTask.__table__)
-    ).scalar()
-    if task is None:
-        return None
-    return _task(connection, _take_slot(connection, project, task, user, until=until))
+    order = (LabelTask.n_submitted > 0).desc(), LabelTask.priority.desc(), LabelTask.shuffle_key
+    found: str | None = connection.execute(free.where(~touched).order_by(*order)).scalar()
+    return found
 
 
 def expire(connection: Connection, project: Project, *, at: datetime) -> int:
@@ -90,80 +148,68 @@ def expire(connection: Connection, project: Project, *, at: datetime) -> int:
         select(Assignment.id, Assignment.task_id)
         .join(LabelTask, LabelTask.id == Assignment.task_id)
         .where(LabelTask.project_id == project.id)
-        .where(Assignment.state.in_(("assigned", "drafting")), Assignment.lease_until < at)
+        .where(Assignment.state.in_(IN_HAND), Assignment.lease_until < at)
+        .order_by(Assignment.task_id)  # one order for all: no two processes wait for each other
+        .with_for_update(skip_locked=True, of=Assignment.__table__)
     ).all()
     for assignment, task in late:
-        _release(connection, assignment, task, state="expired")
+        release(connection, assignment, task, state="expired")
     return len(late)
+
+
+def save_draft(
+    connection: Connection, assignment_id: str, draft: Mapping[str, Any], *, draft_rev: int, at: datetime, minutes: int
+) -> int:
+    """Keep what was filled in so far and renew the lease; the new revision.
+
+    Raises: DraftConflict unless `draft_rev` is the revision the store holds: another tab was faster.
+    """
+    row = assignment_row(connection, assignment_id, lock=True)
+    if row["state"] not in (*IN_HAND, "expired", "revise"):
+        raise Closed("this task takes no more drafts", found=f"it is {row['state']}")
+    if row["draft_rev"] != draft_rev:
+        raise DraftConflict(row["draft"], row["draft_rev"])
+    values: dict[str, Any] = {"draft": dict(draft), "draft_rev": draft_rev + 1}
+    if row["state"] in IN_HAND:
+        values |= {"state": "drafting", "lease_until": at + timedelta(minutes=minutes)}
+    connection.execute(update(Assignment).where(Assignment.id == assignment_id).values(**values))
+    return draft_rev + 1
+
+
+def renew(connection: Connection, assignment_id: str, *, at: datetime, minutes: int) -> datetime:
+    """Keep the task for another lease; when it ends. A lease that is over is taken up again if the place is free."""
+    row = assignment_row(connection, assignment_id, lock=True)
+    if row["state"] == "expired":
+        regain_slot(connection, row)
+    elif row["state"] not in (*IN_HAND, "revise"):
+        raise Closed("this task is not in hand", found=f"it is {row['state']}")
+    until = at + timedelta(minutes=minutes)
+    state = {"expired": "drafting" if row["draft_rev"] else "assigned"}.get(row["state"], row["state"])
+    if state != "revise":
+        connection.execute(
+            update(Assignment).where(Assignment.id == assignment_id).values(lease_until=until, state=state)
+        )
+    return until
+
+
+def give_back(connection: Connection, assignment_id: str) -> None:
+    """Free the slot without a reason; the same person may get the task again, with the draft."""
+    row = assignment_row(connection, assignment_id, lock=True)
+    if row["state"] in IN_HAND:
+        release(connection, assignment_id, row["task_id"], state="expired")
 
 
 def skip(connection: Connection, assignment_id: str, reason: str) -> None:
     """Give a task back for good."""
-    row = _assignment(connection, assignment_id)
-    if row["state"] not in ("assigned", "drafting"):
-        raise DataError("this task can't be skipped", found=f"it is {row['state']}")
-    _release(connection, assignment_id, row["task_id"], state="skipped")
+    row = assignment_row(connection, assignment_id, lock=True)
+    if row["state"] not in IN_HAND:
+        raise Closed("this task can't be skipped", found=f"it is {row['state']}")
+    release(connection, assignment_id, row["task_id"], state="skipped")
     connection.execute(update(Assignment).where(Assignment.id == assignment_id).values(skip_reason=reason))
     task = update(LabelTask).where(LabelTask.id == row["task_id"])
     connection.execute(task.values(n_skipped=LabelTask.n_skipped + 1))
-    connection.execute(task.where(LabelTask.n_skipped >= SKIPS_TO_REVIEW).values(state="review"))
-
-
-def submit(
-    connection: Connection,
-    assignment_id: str,
-    ranks: Mapping[str, int],
-    *,
-    labels: Mapping[str, Mapping[str, Label]] | None = None,
-    cannot_rank: bool = False,
-    comment: str = "",
-    active_ms: int | None = None,
-    source: str = "ranking",
-    at: datetime,
-) -> str:
-    """Write a ranking; its id. Submitting the same again changes nothing.
-
-    Args:
-        ranks: dense rank by candidate id; every candidate is placed, unless `cannot_rank`.
-        labels: answers to the schema's questions by candidate id, or by "" for the prompt; None is "not answered".
-    """
-    row = _assignment(connection, assignment_id)
-    candidates = _candidates(connection, row["task_id"])
-    _check_submission(ranks, [c["id"] for c in candidates], cannot_rank=cannot_rank)
-    unknown = sorted(set(labels or {}) - {"", *(c["id"] for c in candidates)})
-    if unknown:
-        raise DataError("labels for candidates that are not in the task", found=", ".join(unknown))
-    if row["state"] in ("submitted", "accepted"):
-        return _same_again(connection, assignment_id, ranks)
-    if row["state"] == "expired":
-        _regain_slot(connection, row)
-    elif row["state"] not in ("assigned", "drafting"):
-        raise DataError("this task can't be submitted", found=f"it is {row['state']}", hint="claim another task")
-    ranking = uuid7()
-    connection.execute(
-        insert(RankingRow).values(
-            id=ranking,
-            assignment_id=assignment_id,
-            task_id=row["task_id"],
-            cannot_rank=cannot_rank,
-            comment=comment,
-            source=source,
-            created_at=at,
-        )
-    )
-    items = [{"ranking_id": ranking, "candidate_id": id, "rank": rank} for id, rank in ranks.items()]
-    insert_rows(connection, RankingItem, items)
-    answers = [label_rows(assignment_id, id or None, dict(values)) for id, values in (labels or {}).items()]
-    insert_rows(connection, MetadataLabel, [row for rows in answers for row in rows])
-    connection.execute(
-        update(Assignment)
-        .where(Assignment.id == assignment_id)
-        .values(state="submitted", submitted_at=at, active_ms=active_ms, lease_until=None)
-    )
-    task = update(LabelTask).where(LabelTask.id == row["task_id"])
-    connection.execute(task.values(n_active=LabelTask.n_active - 1, n_submitted=LabelTask.n_submitted + 1))
-    connection.execute(task.where(LabelTask.n_submitted >= LabelTask.target).values(state="complete", completed_at=at))
-    return ranking
+    tired = LabelTask.n_skipped >= SKIPS_TO_REVIEW, LabelTask.state == "open", LabelTask.is_gold.is_(False)
+    connection.execute(task.where(*tired).values(state="review"))
 
 
 def check_candidates(prompt: Prompt, candidates: Sequence[Candidate]) -> None:
@@ -176,40 +222,11 @@ def check_candidates(prompt: Prompt, candidates: Sequence[Candidate]) -> None:
         )
 
 
-def _check_submission(ranks: Mapping[str, int], candidates: Sequence[str], *, cannot_rank: bool) -> None:
-    unknown = sorted(set(ranks) - set(candidates))
-    if unknown:
-        raise DataError("the ranking places candidates that are not in the task", found=", ".join(unknown))
-    if cannot_rank:
-        if ranks:
-            raise DataError("a task that can't be ranked has no ranks", found=f"{len(ranks)} ranks")
-        return
-    missing = [str(i + 1) for i, id in enumerate(candidates) if id not in ranks]
-    if missing:
-        raise DataError(
-            "the ranking omits an answer",
-            found=f"candidate {', '.join(missing)} of {len(candidates)} not placed",
-            hint="place every answer (ties are allowed), or say that it can't be ranked",
-        )
-    check_ranks([ranks[id] for id in candidates], len(candidates))
-
-
-def _same_again(connection: Connection, assignment_id: str, ranks: Mapping[str, int]) -> str:
-    """The ranking written before, if it says the same."""
-    ranking = connection.execute(select(RankingRow.id).where(RankingRow.assignment_id == assignment_id)).scalar_one()
-    query = select(RankingItem.candidate_id, RankingItem.rank).where(RankingItem.ranking_id == ranking)
-    if {id: rank for id, rank in connection.execute(query)} != dict(ranks):
-        raise DataError(
-            "this task was submitted before, with another ranking", hint="a submitted ranking stays as it is"
-        )
-    return str(ranking)
-
-
-def _regain_slot(connection: Connection, row: RowMapping) -> None:
+def regain_slot(connection: Connection, row: RowMapping) -> None:
     """After the lease: still fine if nobody else took the place."""
     slot = _free_slot(connection, row["task_id"])
     if slot is None:
-        raise DataError("the lease of this task is over and somebody else has it", hint="claim another task")
+        raise LeaseLost("the lease of this task is over and somebody else has it", hint="claim another task")
     connection.execute(update(Assignment).where(Assignment.id == row["id"]).values(slot=slot))
     connection.execute(update(LabelTask).where(LabelTask.id == row["task_id"]).values(n_active=LabelTask.n_active + 1))
 
@@ -223,7 +240,7 @@ def _take_slot(connection: Connection, project: Project, task: str, user: str, *
         .values(n_active=LabelTask.n_active + 1)
     )
     if slot is None or bumped.rowcount != 1:
-        raise DataError("somebody else took the task", hint="ask again")
+        raise DataError("somebody else took the task", hint="ask again")  # the row is locked: this is for a bug
     before = connection.execute(
         select(Assignment.id).where(Assignment.task_id == task, Assignment.user_id == user)
     ).scalar()
@@ -231,7 +248,7 @@ def _take_slot(connection: Connection, project: Project, task: str, user: str, *
     if before:
         connection.execute(update(Assignment).where(Assignment.id == before).values(**values))
         return str(before)
-    id, order = uuid7(), list(range(len(_candidates(connection, task))))
+    id, order = uuid7(), list(range(len(candidates_of(connection, task))))
     random.Random(f"{task} {user}").shuffle(order)
     versions = {"schema_version": project.schema_version, "guide_version": project.guide_version}
     connection.execute(
@@ -247,43 +264,54 @@ def _free_slot(connection: Connection, task: str) -> int | None:
     return next((slot for slot in range(target) if slot not in taken), None)
 
 
-def _release(connection: Connection, assignment: str, task: str, *, state: str) -> None:
-    values: dict[str, Any] = {"state": state, "slot": None, "lease_until": None}
+def release(connection: Connection, assignment: str, task: str, *, state: str) -> None:
+    """Take the assignment's slot away. `lease_until` stays: it says when a draft was left."""
+    values: dict[str, Any] = {"state": state, "slot": None}
     connection.execute(update(Assignment).where(Assignment.id == assignment).values(**values))
     connection.execute(update(LabelTask).where(LabelTask.id == task).values(n_active=LabelTask.n_active - 1))
 
 
-def _assignment(connection: Connection, id: str) -> RowMapping:
-    row = connection.execute(select(Assignment.__table__).where(Assignment.id == id)).mappings().first()
+def _lock_person(connection: Connection, user: str) -> None:
+    """Two tabs of one person claim one after the other (PostgreSQL; SQLite has one writer anyway)."""
+    connection.execute(select(User.id).where(User.id == user).with_for_update())
+
+
+def assignment_row(connection: Connection, id: str, *, lock: bool = False) -> RowMapping:
+    """The assignment's columns; locked against a second tab if it shall be changed."""
+    query = select(Assignment.__table__).where(Assignment.id == id)
+    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
     if row is None:
         raise DataError("there is no such assignment", found=id, hint="claim a task first")
     return row
 
 
-def _candidates(connection: Connection, task: str) -> Sequence[RowMapping]:
+def candidates_of(connection: Connection, task: str) -> Sequence[RowMapping]:
+    """The task's answers in the order they were sampled."""
     query = select(TaskCandidate.__table__).where(TaskCandidate.task_id == task).order_by(TaskCandidate.position)
     return connection.execute(query).mappings().all()
 
 
-def _task(connection: Connection, assignment_id: str) -> LabelingTask:
+def view(connection: Connection, assignment_id: str) -> LabelingTask:
     """What the labeler sees of an assignment."""
-    row = _assignment(connection, assignment_id)
-    prompt = (
+    row = assignment_row(connection, assignment_id)
+    task = (
         connection.execute(
-            select(PromptRow.__table__)
+            select(PromptRow.__table__, LabelTask.type.label("task_type"))
             .join(LabelTask, LabelTask.prompt_id == PromptRow.id)
             .where(LabelTask.id == row["task_id"])
         )
         .mappings()
         .one()
     )
-    candidates = _candidates(connection, row["task_id"])
+    candidates = candidates_of(connection, row["task_id"])
     shown = [candidates[position] for position in row["permutation"]]
     return LabelingTask(
         assignment_id=assignment_id,
         task_id=row["task_id"],
-        prompt=Prompt(prompt["id"], messages_from_json(prompt["messages"]), prompt["source"]),
+        prompt=Prompt(task["id"], messages_from_json(task["messages"]), task["source"]),
         candidate_ids=tuple(c["id"] for c in shown),
         candidates=tuple(Candidate(c["text"], finished=c["finished"]) for c in shown),
         lease_until=row["lease_until"] or now(),
+        type=task["task_type"],
+        **{key: row[key] for key in ("state", "draft", "draft_rev", "schema_version", "guide_version", "started_at")},
     )

@@ -55,6 +55,13 @@ def ranked_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
     return [(i, j) for i, j in pairs if ranks[i] != ranks[j]]
 
 
+def order_agreement(a: Sequence[int], b: Sequence[int]) -> float:
+    """Share of pairs that two rankings of the same answers order the same way; a tie against an order counts half."""
+    pairs = list(combinations(range(len(a)), 2))
+    signs = [((a[i] > a[j]) - (a[i] < a[j]), (b[i] > b[j]) - (b[i] < b[j])) for i, j in pairs]
+    return sum(1.0 if x == y else 0.5 if x * y == 0 else 0.0 for x, y in signs) / len(signs) if signs else 1.0
+
+
 def comparisons_of(ranking: Ranking, *, group: str = "") -> Iterator[Comparison]:
     """The ranking's pairs as comparisons of one group, ties dropped."""
     for chosen, rejected in ranked_pairs(ranking.ranks):

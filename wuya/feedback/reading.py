@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, exists, func, select
+from sqlalchemy.orm import aliased
 
 from wuya.feedback.bulk import HUMAN, chunks
 from wuya.feedback.rows import Row, messages_from_json, ranking_to_row
@@ -36,6 +37,8 @@ class Selection:
     sources: tuple[str, ...] = ()
     without_labelers: tuple[str, ...] = ()
     """The one condition that excludes."""
+    own: bool = False
+    """What labelers said, for agreement; else, where a reviewer decided a task, that verdict alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +54,16 @@ class RawRanking:
 
 
 def rankings(connection: Connection, selection: Selection) -> Iterator[Ranking]:
-    """Rankings by round, prompt and labeler; those that could not be ranked are left out."""
-    for raw in raw_rankings(connection, selection):
+    """Rankings by round, prompt and labeler. Left out: what could not be ranked, and test tasks."""
+    for raw in raw_rankings(connection, selection, tests=False):
         if not raw.cannot_rank:
             yield raw.ranking
 
 
-def raw_rankings(connection: Connection, selection: Selection) -> Iterator[RawRanking]:
-    """All rankings with labels and timings, in the order of `rankings`."""
-    ids: list[str] = list(connection.execute(_chosen(selection)).scalars())
+def raw_rankings(connection: Connection, selection: Selection, *, tests: bool = True) -> Iterator[RawRanking]:
+    """All rankings with labels and timings, in the order of `rankings`; verdicts and what they replace, too."""
+    chosen = _chosen(selection) if tests and not selection.own else _decided(selection)
+    ids: list[str] = list(connection.execute(chosen).scalars())
     for chunk in chunks(ids):
         query = (
             select(
@@ -87,7 +91,7 @@ def raw_rankings(connection: Connection, selection: Selection) -> Iterator[RawRa
         ranks = {
             (str(r), str(c)): rank for r, c, rank in connection.execute(items.where(RankingItem.ranking_id.in_(chunk)))
         }
-        labels = _labels(connection, [row.assignment_id for row in rows.values()])
+        labels = labels_of(connection, [row.assignment_id for row in rows.values()])
         for id in chunk:
             row = rows[id]
             group = candidates[row.task_id]
@@ -131,6 +135,16 @@ def _chosen(selection: Selection) -> Select[Any]:
     if selection.sources:
         query = query.where(RankingRow.source.in_(selection.sources))
     return query
+
+
+def _decided(selection: Selection) -> Select[Any]:
+    """What training reads (or, with `own`, what labelers themselves said); never the answers to test tasks."""
+    query = _chosen(selection).where(LabelTask.is_gold.is_(False))
+    if selection.own:
+        return query.where(RankingRow.is_final.is_(False))
+    final = aliased(RankingRow)
+    verdict = exists().where(final.task_id == RankingRow.task_id, final.is_final, final.state == "accepted")
+    return query.where(RankingRow.is_final | ~verdict)
 
 
 def open_answers(connection: Connection, *, project: str, round: int) -> Iterator[tuple[Prompt, Sequence[Candidate]]]:
@@ -230,7 +244,7 @@ def _candidates(connection: Connection, tasks: Sequence[str]) -> dict[str, list[
     return found
 
 
-def _labels(connection: Connection, assignments: Sequence[str]) -> dict[str, dict[str | None, dict[str, Any]]]:
+def labels_of(connection: Connection, assignments: Sequence[str]) -> dict[str, dict[str | None, dict[str, Any]]]:
     """assignment -> candidate id (None: the prompt) -> key -> answer."""
     query = select(MetadataLabel.__table__).where(MetadataLabel.assignment_id.in_(assignments))
     found: dict[str, dict[str | None, dict[str, Any]]] = {}

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Engine, func, insert, select, update
 
-from wuya.feedback import exports, provenance, queue, reading, rows
+from wuya.feedback import exports, provenance, queue, reading, rows, submission
 from wuya.feedback.bulk import (
     Answers,
     Label,
@@ -58,6 +58,13 @@ class FeedbackStore:
     def __init__(self, url: str | Path) -> None:
         """Open `url` (sqlite:///file, postgresql+psycopg://...) or the SQLite file at a path; make it if it is new."""
         self._engine = open_engine(url)
+
+    @classmethod
+    def on(cls, engine: Engine) -> Self:
+        """A store on an engine that its owner opened, migrated and will close."""
+        store = cls.__new__(cls)
+        store._engine = engine
+        return store
 
     def close(self) -> None:
         """Give back the connections."""
@@ -221,19 +228,17 @@ class FeedbackStore:
         active_ms: int | None = None,
         source: str = "ranking",
     ) -> str:
-        """Write a labeler's ranking; its id. All candidates are placed or it is refused; see `queue.submit`."""
+        """Write a labeler's ranking; its id. All candidates are placed or it is refused; see `submission.submit`."""
         with writing(self._engine) as connection:
-            return queue.submit(
-                connection,
-                assignment_id,
-                ranks,
-                labels=labels,
+            what = submission.Submission(
+                ranks=ranks,
+                labels=labels or {},
                 cannot_rank=cannot_rank,
                 comment=comment,
                 active_ms=active_ms,
                 source=source,
-                at=now(),
             )
+            return submission.submit(connection, assignment_id, what, at=now())
 
     # Out of the store
 
