@@ -1,4 +1,4 @@
-"""One service with accounts and one without, kept for a module; each test gets the engine as new."""
+"""One service with accounts and one without, kept for all tests; each test gets the engine as new."""
 
 import asyncio
 import json
@@ -125,13 +125,13 @@ def serve(folder: Path, *, accounts: bool) -> Iterator[Api]:
     listener.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     with serve(tmp_path_factory.mktemp("laptop"), accounts=False) as api:
         yield api
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def keyed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     with serve(tmp_path_factory.mktemp("accounts"), accounts=True) as api:
         yield api

@@ -30,7 +30,16 @@ def completion_params(
     """How to continue one prompt of the legacy endpoint."""
     wanted = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     max_tokens = _fitting(wanted, prompt_tokens=prompt_tokens, model=model, param="prompt")
-    return GenerationParams(max_tokens=max_tokens, n=body.best_of or body.n or 1, logprobs=logprobs, **_sampling(body))
+    # Evaluation harnesses score a text by echoing it with one token more, and drop that token's entry: let there be one
+    # also where the model would end.
+    scoring = bool(body.echo) and body.logprobs is not None and max_tokens == 1
+    return GenerationParams(
+        max_tokens=max_tokens,
+        n=body.best_of or body.n or 1,
+        logprobs=logprobs,
+        ignore_eos=scoring,
+        **_sampling(body),
+    )
 
 
 def _sampling(body: SamplingBody) -> dict[str, Any]:

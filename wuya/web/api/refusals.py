@@ -171,5 +171,11 @@ class V1Route(APIRoute):
                 if isinstance(error, RunError) and not isinstance(error, EngineError):
                     raise  # the database's, say: errors.py knows
                 raise of_engine(error) from error
+            except ApiError:
+                raise
+            except Exception as error:
+                request_id = request.scope.get("request_id", "")
+                log.error("a bug", exc_info=error, extra={"request_id": request_id})
+                raise internal_error(request_id) from None
 
         return handler
