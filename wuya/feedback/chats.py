@@ -15,8 +15,8 @@ from wuya.feedback.tables import ComparisonRow, DemonstrationRow, LabelTask, Mes
 from wuya.files import sha256_json
 from wuya.records import Feedback, Message, Prompt
 
-SOURCES = ("compare", "regenerate", "edit", "better_answer")
-"""Of the comparisons a chat gives: a blind vote, the sibling gone on with, a person's own text, a better answer."""
+SOURCES = ("compare", "regenerate", "edit")
+"""Of the comparisons a chat gives. Those of thumbs and better answers are made of the feedback (`comparisons.py`)."""
 PROMPT_SOURCE = "chat"
 
 

@@ -1,4 +1,4 @@
-"""What a chat gives to training, if its owner has said so: votes, thumbs, better answers, the sibling gone on with.
+"""What a chat gives to training, if its owner has said so: votes, thumbs, corrected and regenerated answers.
 
 `publish` compares the chat's consent with what training sees and makes them agree; it is called after every vote, thumb
 and new message, and when consent changes. Without consent nothing of a chat is outside the chat's own tables.
@@ -6,13 +6,14 @@ and new message, and when consent changes. Without consent nothing of a chat is 
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 from sqlalchemy import Connection, RowMapping, select
 
 from wuya.feedback.chats import ChatComparison as Given
 from wuya.feedback.chats import chat_prompt, replace_chat, withdraw_chat
+from wuya.feedback.comparisons import ChatMessage as ChatNode
+from wuya.feedback.comparisons import comparisons_of_chat
 from wuya.records import Feedback, Message, Prompt
 from wuya.web.chat import views
 from wuya.web.chat.tree import Tree
@@ -41,17 +42,14 @@ def publish(connection: Connection, conversation_id: str, *, secret: bytes) -> N
         path += [Message(rows[id]["role"], rows[id]["content"]) for id in tree.path(message_id)]
         return chat_prompt(path, author=author)
 
-    opinions = {
-        row["message_id"]: row for row in connection.execute(thumbs).mappings() if _usable(rows[row["message_id"]])
-    }
-    compared = [row for row in connection.execute(votes).mappings() if row["outcome"]]
-    blind = {id for row in compared for id in (row["a_message_id"], row["b_message_id"])}
-    given = [*_votes(compared, rows, prompt), *_better_answers(opinions, rows, prompt)]
-    given += _siblings(tree, rows, opinions, blind, prompt)
+    opinions = [row for row in connection.execute(thumbs).mappings() if _usable(rows[row["message_id"]])]
+    compared = connection.execute(votes).mappings().all()
+    given = [*_votes(compared, rows, prompt)]
+    given += _siblings(tree, rows, compared, conversation["system_prompt"], author)
     feedback = [
-        (id, Feedback(prompt(rows[id]["parent_id"]), rows[id]["content"], row["value"], tuple(row["reasons"]),
-                      row["comment"], row["better_answer"]))
-        for id, row in opinions.items()
+        (row["message_id"], Feedback(prompt(rows[row["message_id"]]["parent_id"]), rows[row["message_id"]]["content"],
+                                     row["value"], tuple(row["reasons"]), row["comment"], row["better_answer"]))
+        for row in opinions
     ]  # fmt: skip
     replace_chat(connection, conversation_id, list(rows), given, feedback)
 
@@ -67,10 +65,10 @@ def author_hash(user_id: str, secret: bytes) -> str:
     return hmac.new(secret, f"author {user_id}".encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def _votes(compared: Iterable[RowMapping], rows: Rows, prompt: Any) -> Iterable[Given]:
+def _votes(compared: Iterable[RowMapping], rows: Rows, prompt: Callable[[str], Prompt]) -> Iterable[Given]:
     for row in compared:
         a, b = rows[row["a_message_id"]], rows[row["b_message_id"]]
-        if _usable(a) and _usable(b):
+        if row["outcome"] and _usable(a) and _usable(b):
             yield Given(
                 prompt=prompt(row["parent_id"]), a_text=a["content"], b_text=b["content"], outcome=row["outcome"],
                 source="compare", a_model=a["model_alias"], b_model=b["model_alias"], left_is_a=row["left_is_a"],
@@ -78,47 +76,32 @@ def _votes(compared: Iterable[RowMapping], rows: Rows, prompt: Any) -> Iterable[
             )  # fmt: skip
 
 
-def _better_answers(opinions: Mapping[str, RowMapping], rows: Rows, prompt: Any) -> Iterable[Given]:
-    for id, opinion in opinions.items():
-        better = opinion["better_answer"].strip()
-        if better and better != rows[id]["content"].strip():
+def _siblings(
+    tree: Tree, rows: Rows, compared: Iterable[RowMapping], system_prompt: str, author: str
+) -> Iterable[Given]:
+    """Answers a person corrected, and answers asked for again; pairs that were voted on are not counted twice."""
+    voted = {frozenset((row["a_message_id"], row["b_message_id"])) for row in compared}
+    nodes = [
+        ChatNode(id, row["parent_id"], row["role"], row["content"], row["created_at"], _edited_from(tree, rows, id))
+        for id, row in rows.items()
+    ]
+    for pair in comparisons_of_chat(nodes, system_prompt=system_prompt):
+        answers = {rows[id]["content"]: rows[id] for id in tree.children[pair.prompt.id]}
+        chosen, rejected = answers[pair.chosen], answers[pair.rejected]
+        if _usable(chosen) and _usable(rejected) and frozenset((chosen["id"], rejected["id"])) not in voted:
             yield Given(
-                prompt=prompt(rows[id]["parent_id"]), a_text=better, b_text=rows[id]["content"], outcome="a",
-                source="better_answer", b_model=rows[id]["model_alias"],
+                prompt=chat_prompt(pair.prompt.messages, author=author), a_text=pair.chosen, b_text=pair.rejected,
+                outcome="a", source=pair.source, a_model=chosen["model_alias"], b_model=rejected["model_alias"],
             )  # fmt: skip
 
 
-def _siblings(
-    tree: Tree, rows: Rows, opinions: Mapping[str, RowMapping], blind: set[str], prompt: Any
-) -> Iterable[Given]:
-    """Of several answers the one a person went on with, or the one they wrote; thumbs speak louder than going on."""
-    for parent, children in tree.children.items():
-        answers = [id for id in children if rows[id]["role"] == "assistant" and _usable(rows[id]) and id not in blind]
-        chosen = _chosen(answers, tree, rows, opinions)
-        if chosen is None:
-            continue
-        written = not rows[chosen]["model_alias"]
-        for id in answers:
-            if id != chosen and rows[id]["content"].strip() != rows[chosen]["content"].strip():
-                yield Given(
-                    prompt=prompt(parent), a_text=rows[chosen]["content"], b_text=rows[id]["content"], outcome="a",
-                    source="edit" if written else "regenerate", a_model=rows[chosen]["model_alias"],
-                    b_model=rows[id]["model_alias"],
-                )  # fmt: skip
-
-
-def _chosen(answers: list[str], tree: Tree, rows: Rows, opinions: Mapping[str, RowMapping]) -> str | None:
-    """The one answer that stands out, None if none or several do."""
-    if len(answers) < 2:
-        return None
-    liked = [id for id in answers if id in opinions and opinions[id]["value"] > 0]
-    disliked = {id for id in answers if id in opinions and opinions[id]["value"] < 0}
-    written = [id for id in answers if not rows[id]["model_alias"]]
-    continued = [id for id in answers if id in tree.children and id not in disliked]
-    for candidates in (liked, written[-1:], continued):
-        if candidates:
-            return candidates[0] if len(candidates) == 1 else None
-    return None
+def _edited_from(tree: Tree, rows: Rows, id: str) -> str:
+    """The model's answer that a person's own one stands beside: the last one before it."""
+    if rows[id]["role"] != "assistant" or rows[id]["model_alias"]:
+        return ""
+    siblings = tree.siblings(id)
+    before = [other for other in siblings[: siblings.index(id)] if rows[other]["model_alias"]]
+    return str(rows[before[-1]]["content"]) if before else ""
 
 
 def _usable(row: RowMapping) -> bool:

@@ -1,19 +1,28 @@
 """Shares, export and import over HTTP; the chat's own page and the page of a share."""
 
-from typing import Annotated, Any
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
+from starlette.responses import StreamingResponse
 
+from wuya.feedback.base import now
 from wuya.feedback.database import reading, writing
 from wuya.web import pages
 from wuya.web.accounts.auth import Viewer, current_viewer, require
-from wuya.web.chat import schema, shares, store, views
+from wuya.web.chat import schema, shares, store, transfer, transfer_store, views
 from wuya.web.chat.conversation_routes import Cursor, Limit
 from wuya.web.service import Service, service_of
 
 router = APIRouter(tags=["chat"])
 Chatter = Annotated[Viewer, Depends(require("chat"))]
 TheService = Annotated[Service, Depends(service_of)]
+IMPORT_CHUNK = 50
+"""Chats a transaction."""
 NOINDEX = {"x-robots-tag": "noindex, nofollow"}
 
 
@@ -69,3 +78,66 @@ def fork_share(id: str, viewer: Chatter, service: TheService) -> dict[str, Any]:
     with writing(service.database) as connection:
         new = shares.fork(connection, id, viewer.user_id)
         return views.conversation(connection, store.owned(connection, new, viewer.user_id), viewer.user_id)
+
+
+@router.get("/api/conversations/{id}/export")
+def export(id: str, viewer: Chatter, service: TheService, format: Literal["md", "json"] = "json") -> Response:
+    """One chat as a file: the shown path as Markdown, or the whole tree as JSON."""
+    with reading(service.database) as connection:
+        row = store.owned(connection, id, viewer.user_id)
+        if format == "md":
+            text = transfer.to_markdown(transfer_store.path_as_json(connection, row))
+        else:
+            chat = transfer_store.as_json(connection, row, viewer.user_id)
+            text = json.dumps(transfer.to_json([chat], at=now()), ensure_ascii=False, indent=1)
+    kind = "text/markdown" if format == "md" else "application/json"
+    return Response(text.encode(errors="replace"), headers=_attachment(row["title"] or "chat", format), media_type=kind)
+
+
+@router.get("/api/export", response_class=StreamingResponse)
+def export_all(viewer: Chatter, service: TheService) -> Response:
+    """All one's chats as a file, one at a time out of the database."""
+    with reading(service.database) as connection:
+        ids = transfer_store.ids_of(connection, viewer.user_id)
+
+    def parts() -> Iterator[bytes]:
+        head = json.dumps(transfer.to_json([], at=now()))
+        yield head.removesuffix("]}").encode()
+        first = True
+        for id in ids:
+            with reading(service.database) as connection:
+                row = store.find(connection, id, viewer.user_id)
+                chat = transfer_store.as_json(connection, row, viewer.user_id) if row else None
+            if chat is not None:
+                yield (b"" if first else b",\n") + json.dumps(chat, ensure_ascii=False).encode(errors="replace")
+                first = False
+        yield b"]}\n"
+
+    return StreamingResponse(parts(), media_type="application/json", headers=_attachment("chats", "json"))
+
+
+@router.post("/api/import", status_code=201)
+async def import_chats(request: Request, viewer: Chatter, service: TheService) -> dict[str, Any]:
+    """Chats of a file: ours, ChatGPT's or Open WebUI's. What is here already is skipped."""
+    content = await request.body()
+    is_markdown = request.headers.get("content-type", "").startswith("text/")
+
+    def work() -> dict[str, Any]:
+        name, chats, skipped = transfer.read_file(content, is_markdown=is_markdown)
+        written: list[dict[str, str]] = []
+        for start in range(0, len(chats), IMPORT_CHUNK):  # short transactions: others write too
+            with writing(service.database) as connection:
+                part = chats[start : start + IMPORT_CHUNK]
+                written += transfer_store.write(connection, viewer.user_id, part, source=name)
+        skipped += len(chats) - len(written)
+        return {"imported": len(written), "skipped": skipped, "format": name, "conversations": written[:100]}
+
+    return await asyncio.to_thread(work)
+
+
+def _attachment(title: str, ending: str) -> dict[str, str]:
+    """Headers of a download; the name is the title, plain for old programs and whole for new ones."""
+    name = " ".join(re.sub(r"[\\/:*?\"<>|\x00-\x1f\x7f]", " ", title).split())[:80] or "chat"
+    plain = re.sub(r"[^A-Za-z0-9 _.-]", "_", name)
+    disposition = f"attachment; filename=\"{plain}.{ending}\"; filename*=UTF-8''{quote(name)}.{ending}"
+    return {"content-disposition": disposition}

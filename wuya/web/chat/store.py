@@ -42,11 +42,16 @@ def create(connection: Connection, user_id: str, **values: Any) -> str:
 
 def owned(connection: Connection, id: str, user_id: str, *, lock: bool = False) -> RowMapping:
     """A conversation of this person; `lock` it against other writers. Raises: ApiError 404."""
-    query = select(Conversation.__table__).where(Conversation.id == id, Conversation.user_id == user_id)
-    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+    row = find(connection, id, user_id, lock=lock)
     if row is None:
         raise ApiError(404, "not_found", "there is no such conversation")
     return row
+
+
+def find(connection: Connection, id: str, user_id: str, *, lock: bool = False) -> RowMapping | None:
+    """A conversation, if it is this person's."""
+    query = select(Conversation.__table__).where(Conversation.id == id, Conversation.user_id == user_id)
+    return connection.execute(query.with_for_update() if lock else query).mappings().first()
 
 
 def listing(
