@@ -15,7 +15,7 @@ from wuya.evals.bootstrap import Interval, mean_interval, ratio_interval
 from wuya.models.gpt import GPT
 from wuya.tokenizer.bpe import Tokenizer
 
-MICROBATCH_TOKENS = 8_192
+MICROBATCH_TOKENS = 4_096
 
 
 @dataclass(frozen=True, slots=True)
