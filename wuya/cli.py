@@ -16,7 +16,7 @@ from wuya.errors import ConfigError, RunError, WuyaError
 from wuya.files import as_run_error
 from wuya.verbs import VERBS, Verb
 
-EXTRAS = {"datasets": "hf", "transformers": "hf", "chitchat_dataset": "demo", "ray": "cluster", "fastapi": "web"}
+EXTRAS = {"datasets": "hf", "transformers": "hf", "chitchat_dataset": "demo", "ray": "cluster", "psycopg": "postgres"}
 """Optional module -> the extra of this package that installs it."""
 
 

@@ -28,6 +28,9 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("wuya.recipes.evaluate", "EvaluateConfig", "checkpoints -> report.html and evaluation.json"),
     "loop": Verb("wuya.recipes.loop", "LoopConfig", "steps 2 and 3 repeated on the current best policy"),
     "chat": Verb("wuya.recipes.chat", "ChatConfig", "talk to a checkpoint in the terminal"),
+    "serve": Verb(
+        "wuya.web.serve", "ServeConfig", "checkpoints -> chat app, labeling, runs pages, OpenAI-compatible API"
+    ),
     "plan": Verb("wuya.recipes.plan", "PlanConfig", "memory, compute and time of a config before anything is spent"),
     "export": Verb("wuya.recipes.export_model", "ExportConfig", "checkpoint -> Hugging Face folder"),
     "import": Verb("wuya.recipes.import_model", "ImportConfig", "Hugging Face folder or GGUF file -> checkpoint"),

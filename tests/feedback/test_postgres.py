@@ -24,7 +24,7 @@ from wuya.feedback.store import FeedbackStore
 from wuya.feedback.tables import Base
 from wuya.records import Candidate, Comparison, Demonstration, Feedback, Message, Prompt, Ranking
 
-pytest.importorskip("psycopg", reason="psycopg is not installed (pip install 'wuya[web]')")
+pytest.importorskip("psycopg", reason="psycopg is not installed (pip install 'wuya[postgres]')")
 pytest.importorskip("wuya.web.tables")  # the service's tables live in the same database
 pytestmark = pytest.mark.slow  # starting a server takes as long as a hundred other tests
 

@@ -13,16 +13,16 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 
 import wuya
 from wuya.feedback.database import open_engine, writing
 from wuya.inference.backends.protocol import Engine
 from wuya.web import pages
-from wuya.web.accounts.auth import ME, Viewer
+from wuya.web.accounts.auth import ME, Viewer, current_viewer
 from wuya.web.accounts.store import ensure_single_user
 from wuya.web.errors import add_error_handlers
+from wuya.web.routing import routes_of
 from wuya.web.security import Shield
 from wuya.web.service import Service
 from wuya.web.settings import Settings
@@ -69,11 +69,9 @@ def create_app(settings: Settings, *, engine: Engine, database: str | Path) -> F
     for module in modules:
         for router in getattr(module, "routers", None) or (module.router,):
             app.include_router(router)
-    app.state.page_paths = {
-        route.path for route in app.routes if isinstance(route, Route) and "GET" in (route.methods or ())
-    }
+    app.state.page_paths = {route.path for route in routes_of(app) if "GET" in route.methods}
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
-    app.add_middleware(Shield, settings=settings)
+    app.add_middleware(Shield, settings=settings, service=service)
     return app
 
 
@@ -84,7 +82,7 @@ def _single_user(service: Service) -> Viewer:
 
 def _home(request: Request) -> Response:
     """The first page that this viewer may see."""
-    viewer = pages.current_viewer(request)
+    viewer = current_viewer(request)
     base = request.scope.get("root_path", "")
     first = next((path for _, path in pages.navigation(request, viewer)), "/login" if viewer is None else "")
     return RedirectResponse(base + first, 303) if first else pages.render(request, "empty.html", viewer)

@@ -36,7 +36,7 @@ def fill(text: str, language: str, values: Mapping[str, object]) -> str:
 
     def plural(match: re.Match[str]) -> str:
         count = values.get(match[1], 0)
-        cases = dict(_CASE.findall(match[2]))
+        cases: dict[str, str] = dict(_CASE.findall(match[2]))
         which = "one" if language == "en" and count == 1 else "other"
         return cases.get(which, cases.get("other", "")).replace("#", str(count))
 

@@ -3,9 +3,12 @@
 No BaseHTTPMiddleware: with it a handler never learns that its client has left (docs/concepts/service.md).
 """
 
+import logging
 import re
 import secrets
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,7 +17,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wuya.web.errors import ApiError, error_response, local_path
+from wuya.web.operations.metrics import metrics_of
+from wuya.web.service import Service
 from wuya.web.settings import Settings
+
+log = logging.getLogger("wuya.web.access")
 
 CONTENT_SECURITY_POLICY = "; ".join(
     [
@@ -40,6 +47,9 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+QUIET = frozenset({"/healthz", "/readyz", "/metrics", "/static"})
+"""Routes whose requests are not worth a line."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 IMPORT_PATHS = ("/api/import", "/api/prompts/import")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
@@ -68,12 +78,21 @@ def cross_site(method: str, headers: Headers, *, scheme: str, trusted_origins: I
     return "the origin is another site"
 
 
+@dataclass(slots=True)
+class _Seen:
+    """What became of a request; 499: the client left before the answer."""
+
+    status: int = 499
+    since: float = field(default_factory=time.monotonic)
+
+
 class Shield:
     """The outermost middleware of the application."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, service: Service | None = None) -> None:
         self.app = app
         self.settings = settings
+        self.service = service
         self._hosts = set(settings.host_names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,11 +101,28 @@ class Shield:
         request = Request(scope)
         given = request.headers.get("x-request-id", "")
         scope["request_id"] = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-        sender = self._with_headers(scope["request_id"], send)
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return await error_response(request, refusal)(scope, receive, sender)
-        await self.app(scope, self._limited(request, receive), sender)
+        seen = _Seen()
+        sender = self._with_headers(scope["request_id"], send, seen)
+        try:
+            refusal = self._refusal(request)
+            if refusal is not None:
+                await error_response(request, refusal)(scope, receive, sender)
+            else:
+                await self.app(scope, self._limited(request, receive), sender)
+        finally:
+            self._note(scope, request, seen)
+
+    def _note(self, scope: Scope, request: Request, seen: "_Seen") -> None:
+        """A line in the log and a count: the route's pattern, never the path's own words or the query."""
+        seconds = time.monotonic() - seen.since
+        route = getattr(scope.get("route"), "path", "/static" if "/static/" in scope["path"] else "unmatched")
+        if (service := self.service) is not None:
+            metrics = metrics_of(service)
+            metrics.requests.labels(route, request.method if request.method in METHODS else "other", seen.status).inc()
+            metrics.request_seconds.labels(route).observe(seconds)
+        fields = {"request_id": scope["request_id"], "method": request.method[:10], "route": route}
+        fields |= {"status": seen.status, "ms": round(seconds * 1000)}
+        log.log(logging.DEBUG if route in QUIET else logging.INFO, "request", extra=fields)
 
     def _refusal(self, request: Request) -> ApiError | None:
         host = request.headers.get("host", "")
@@ -128,11 +164,12 @@ class Shield:
 
         return counted
 
-    def _with_headers(self, request_id: str, send: Send) -> Send:
+    def _with_headers(self, request_id: str, send: Send, seen: "_Seen") -> Send:
         https = self.settings.https
 
         async def sender(message: Message) -> None:
             if message["type"] == "http.response.start":
+                seen.status = int(message["status"])
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -145,7 +182,9 @@ class Shield:
         return sender
 
 
-IMPORT_TYPES = frozenset({"application/json", "application/x-ndjson", "application/jsonl", "text/csv", "text/plain"})
+IMPORT_TYPES = frozenset(
+    {"application/json", "application/x-ndjson", "application/jsonl", "text/csv", "text/markdown", "text/plain"}
+)
 
 
 def _has_body(headers: Headers) -> bool:

@@ -1,5 +1,6 @@
 """What every handler can reach: settings, engine, database, and the objects that areas put there at start."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,6 +21,16 @@ class Service:
     engine: Engine
     database: Database
     parts: dict[type, Any] = field(default_factory=dict)
+    on_shutdown: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """Called when the server is told to stop, while streams are still open: end them with `event: bye`."""
+    closing: bool = False
+    """The server was told to stop."""
+
+    async def begin_shutdown(self) -> None:
+        """Tell every area; the server then waits for open requests."""
+        self.closing = True
+        for callback in self.on_shutdown:
+            await callback()
 
     def put(self, part: object) -> None:
         """Keep an object for handlers to find by its class."""

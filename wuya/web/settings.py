@@ -21,6 +21,8 @@ class Settings:
     """True: people sign in. False: one user, on this machine only, without a password."""
     https: bool = False
     """True where a proxy in front speaks HTTPS: cookies are Secure and browsers are told to insist on it."""
+    public_url: str = ""
+    """Where browsers find the service, if not at its own address: "https://chat.example.org/wuya"."""
     root_path: str = ""
     """Path prefix under which a reverse proxy shows the service, without a slash at the end: "/wuya"."""
     allowed_hosts: tuple[str, ...] = ()

@@ -102,8 +102,16 @@ def change_user(request: Request, id: str, body: UserChange, viewer: Admin) -> d
             store.change_user(connection, id, **values)
             store.end_sessions(connection, id)
             diff = {key: [before[key], value] for key, value in values.items()}
-            named = {"object": "user", "object_id": id, "diff": diff}
-            audit.record(connection, service, "user.change", viewer=viewer, request=request, **named)
+            audit.record(
+                connection,
+                service,
+                "user.change",
+                viewer=viewer,
+                request=request,
+                object="user",
+                object_id=id,
+                diff=diff,
+            )
         return public(existing(connection, id))
 
 
@@ -179,4 +187,4 @@ def keep_an_admin(connection: Connection, id: str) -> None:
 
 def origin(request: Request) -> str:
     """Scheme, host and prefix as the browser knows them."""
-    return str(request.base_url).rstrip("/")
+    return service_of(request).settings.public_url or str(request.base_url).rstrip("/")

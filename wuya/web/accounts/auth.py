@@ -4,11 +4,12 @@ One place decides (`PERMISSIONS`), and a test walks every route with every role.
 "me", who may do everything and never signs in; the server then listens on loopback only.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
+from sqlalchemy import RowMapping
 from starlette.requests import Request
 
 from wuya.feedback.database import reading, writing
@@ -114,7 +115,7 @@ def cookie_name(service: Service) -> str:
     return "__Host-wuya" if service.settings.https else "wuya_session"
 
 
-def viewer_of_row(row: Mapping[str, Any], **more: Any) -> Viewer:
+def viewer_of_row(row: RowMapping, **more: Any) -> Viewer:
     """A viewer from the columns of a user."""
     names = {"user_id": row["id"], "name": row["display_name"]}
     return Viewer(**names, **{key: row[key] for key in ("role", "locale", "theme", "data_use")}, **more)

@@ -209,7 +209,7 @@ def change_password(request: Request, viewer: Viewer, old: str, new: str) -> Non
 
 
 def setup_link(service: Service, origin: str) -> str:
-    """The link that makes the first admin, "" if there is one. Its secret is in the fragment, which no log ever sees."""
+    """The link for the first admin, "" if there is one. Its secret is in the fragment, which no log ever sees."""
     with writing(service.database) as connection:
         if store.has_admin(connection):
             return ""

@@ -106,7 +106,14 @@ def anonymise(connection: Connection, id: str) -> None:
     nobody = f"deleted-{sha256(id)[:8]}"
     authored = update(DemonstrationRow).where(DemonstrationRow.author == row["display_name"])
     connection.execute(authored.values(author=nobody))
-    cleared = {"email_ci": None, "password_hash": None, "totp_secret_enc": None, "locale": "", "theme": "", "prefs": {}}
+    cleared: dict[str, Any] = {
+        "email_ci": None,
+        "password_hash": None,
+        "totp_secret_enc": None,
+        "locale": "",
+        "theme": "",
+        "prefs": {},
+    }
     change_user(connection, id, status="deleted", display_name=nobody, data_use=False, **cleared)
     end_sessions(connection, id)
     mine = update(ApiKey).where(ApiKey.user_id == id, ApiKey.revoked_at.is_(None))

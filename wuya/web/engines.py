@@ -1,0 +1,107 @@
+"""Which models to serve, and the engine that runs them. torch is imported by the engine, not before."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import select
+
+from wuya.console import say
+from wuya.errors import ConfigError
+from wuya.feedback.database import open_engine, reading
+from wuya.feedback.tables import ModelAlias, ModelVersion
+from wuya.inference.backends.protocol import Engine
+
+DEMO_STAGES = ("ppo_ptx", "ppo", "sft")
+"""What of a demo is worth talking to, the best first."""
+
+
+def named_models(models: Sequence[str], workspace: Path, database: str | Path) -> dict[str, str]:
+    """Alias -> place, of what the command line, the registry or the newest demo names; in this order."""
+    named: dict[str, str] = {}
+    for text in models:
+        alias, equals, place = text.partition("=")
+        place, alias = (place, alias) if equals and "/" not in alias else (text, alias_of(text))
+        if alias in named:
+            raise ConfigError(f"two models are called `{alias}`", hint=f"name them: `wuya serve first={text} ...`")
+        named[alias] = place
+    return named or promoted(database) or of_demo(workspace)
+
+
+def alias_of(place: str) -> str:
+    """A short name: the folder's or file's own; for a run's inner folders the run's."""
+    path = Path(place.removeprefix("package:"))
+    while path.name in ("model", "checkpoints") or path.name.startswith("step_"):
+        path = path.parent
+    return path.name.removesuffix(".gguf") or "model"
+
+
+def promoted(database: str | Path) -> dict[str, str]:
+    """What the registry has promoted and is still there."""
+    if isinstance(database, Path) and not database.is_file():
+        return {}
+    engine = open_engine(database)
+    try:
+        with reading(engine) as connection:
+            active = select(ModelAlias.alias, ModelVersion.path)
+            active = active.join(ModelVersion, ModelVersion.id == ModelAlias.active_version_id)
+            rows = connection.execute(active.order_by(ModelAlias.alias)).all()
+    finally:
+        engine.dispose()
+    return {alias: path for alias, path in rows if path.startswith("package:") or Path(path).exists()}
+
+
+def of_demo(workspace: Path) -> dict[str, str]:
+    """The policies and the SFT model of the newest demo in a workspace."""
+    folders = {path.parent for stage in DEMO_STAGES for path in (workspace / "runs").glob(f"*/{stage}")}
+    for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True):
+        found = {
+            stage.replace("_", "-"): str(folder / stage)
+            for stage in DEMO_STAGES
+            if (folder / stage / "model" / "config.json").is_file() or (folder / stage / "config.json").is_file()
+        }
+        if found:
+            return found
+    return {}
+
+
+def open_model_engine(
+    models: Mapping[str, str],
+    *,
+    kind: Literal["process", "thread", "fake"],
+    upstream: str = "",
+    quantize: Literal["none", "int8", "int4"] = "none",
+    device: str = "auto",
+    slots: int = 16,
+    context_length: int = 0,
+    workspace: Path,
+) -> Engine:
+    """The engine, not started yet."""
+    if upstream:
+        from wuya.inference.backends.upstream import UpstreamEngine
+
+        return UpstreamEngine(upstream)
+    if kind == "fake":
+        from wuya.inference.backends.fake import FakeEngine
+
+        return FakeEngine()
+    if not models:
+        raise ConfigError(
+            "there is no model to serve",
+            found=f"no demo under {workspace / 'runs'}",
+            hint="name a checkpoint: `wuya serve runs/ppo`; or make one: `wuya demo`",
+        )
+    say(f"models: {', '.join(f'{alias} ({place})' for alias, place in models.items())}")
+    from wuya.inference.backends.local import LocalEngine
+
+    options: dict[str, Any] = {
+        "slots": slots,
+        "device": device,
+        "quantize": quantize,
+        "max_context": context_length or None,
+    }
+    if kind == "thread":
+        return LocalEngine(models, **options)
+    from wuya.inference.backends.worker import WorkerEngine
+
+    return WorkerEngine(models, **options)

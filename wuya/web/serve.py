@@ -1,0 +1,227 @@
+"""`wuya serve`: the chat app, the labeling and runs pages and the `/v1` API on a checkpoint (docs/guides/serve.md).
+
+    wuya serve                                  # the demo's policy, for you alone, on this machine
+    wuya serve runs/ppo sft=runs/sft            # two models, `ppo` and `sft`
+    wuya serve --accounts                       # people sign in; prints a setup link that works once
+    wuya serve --check                          # is everything there and sound? starts nothing
+    wuya serve --backup wuya.db.copy            # a copy of the database, also while a server runs
+
+Reads checkpoints and <workspace>/wuya.db; writes only the latter, its key file and journals of answers in progress.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Literal
+from urllib.parse import urlsplit
+
+import uvicorn
+from fastapi import FastAPI
+
+from wuya.config import require_positive
+from wuya.console import say
+from wuya.errors import ConfigError, RunError
+from wuya.feedback.database import open_engine
+from wuya.files import FileLock, default_workspace, make_folder
+from wuya.web.accounts.flows import setup_link
+from wuya.web.app import create_app
+from wuya.web.engines import named_models, open_model_engine
+from wuya.web.operations.backup import backup
+from wuya.web.operations.check import check
+from wuya.web.operations.logs import set_up_logs
+from wuya.web.secret import service_secret
+from wuya.web.service import Service
+from wuya.web.settings import LOOPBACK, Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """Serve checkpoints: a chat app, labeling and runs pages, and an API that OpenAI's clients speak."""
+
+    POSITIONAL: ClassVar[str] = "models"
+
+    models: tuple[str, ...] = ()
+    """Checkpoints, as PATH or NAME=PATH: run folders, Hugging Face folders, .gguf files, `package:NAME`. None: those
+    promoted in the registry, else the policy and the SFT model of the workspace's newest demo."""
+    workspace: Path | None = None
+    """Holds wuya.db, runs/ and the service's key file; default: $WUYA_WORKSPACE, or ./workspace."""
+    database: str = ""
+    """URL of the database: `postgresql+psycopg://user@host/wuya`. Empty: <workspace>/wuya.db."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but this machine's own needs `--accounts` and an HTTPS `--public_url`."""
+    port: int = 8000
+    """Port to listen on."""
+    accounts: bool = False
+    """People sign in. Without it there is one user, you, on this machine only."""
+    public_url: str = ""
+    """Where browsers find the service behind a reverse proxy: `https://chat.example.org/wuya`."""
+    proxies: str = "127.0.0.1"
+    """Addresses of the reverse proxy whose X-Forwarded headers are believed, with commas; only with `--public_url`."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call `/v1` with a key."""
+    engine: Literal["process", "thread", "fake"] = "process"
+    """Where the model runs: in its own process, in a thread of this one, or nowhere: `fake` makes words up."""
+    upstream: str = ""
+    """Base URL of an OpenAI-compatible server that runs the models instead: `http://127.0.0.1:8080/v1`."""
+    quantize: Literal["none", "int8", "int4"] = "none"
+    """Weights in fewer bits: less memory and faster on a CPU, a little less exact."""
+    device: str = "auto"
+    """auto, cpu, cuda."""
+    slots: int = 16
+    """Answers of one model that are written at the same time; more wait in a queue."""
+    context_length: int = 0
+    """Cut the models' contexts to so many tokens, to save memory; 0 does not."""
+    log_level: Literal["debug", "info", "warning"] = "info"
+    """Logs are JSON lines on stderr; they never hold what people write."""
+    check: bool = False
+    """Check checkpoints, database, key file, audit log and settings, print the findings, and stop."""
+    backup: Path | None = None
+    """Copy the database to this file, and stop."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "port", "slots")
+        if self.public_url and not urlsplit(self.public_url).netloc:
+            raise ConfigError("can't read `--public_url`", found=self.public_url, hint="https://chat.example.org/wuya")
+        if self.host not in LOOPBACK:
+            if not self.accounts:
+                message = f"at {self.host} others could use this server without signing in"
+                raise ConfigError(message, hint=f"`wuya serve --accounts --host {self.host} --public_url https://...`")
+            if not self.public_url.startswith("https://"):
+                raise ConfigError(
+                    f"at {self.host} passwords would cross the network in the open",
+                    hint="put a reverse proxy with HTTPS in front, and say where: `--public_url https://...`",
+                )
+
+    @property
+    def place(self) -> Path:
+        """The workspace."""
+        return self.workspace or default_workspace()
+
+    @property
+    def database_url(self) -> str | Path:
+        """URL or file of the database."""
+        return self.database or self.place / "wuya.db"
+
+    @property
+    def own_url(self) -> str:
+        """What to type into a browser."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url.rstrip("/") or f"http://{host}:{self.port}"
+
+    def settings(self, environment: Mapping[str, str]) -> Settings:
+        """What the application is told."""
+        public = urlsplit(self.public_url)
+        return Settings(
+            workspace=self.place,
+            host=self.host,
+            port=self.port,
+            accounts=self.accounts,
+            https=public.scheme == "https",
+            public_url=self.public_url.rstrip("/"),
+            root_path=public.path.rstrip("/"),
+            allowed_hosts=(public.hostname,) if public.hostname else (),
+            cors_origins=self.cors_origins,
+            metrics_token=environment.get("WUYA_METRICS_TOKEN", ""),
+            secret=service_secret(self.place, environment),
+        )
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which says where it is, and tells the application before it stops: streams end with `event: bye`."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, greeting: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._service, self._greeting = service, greeting
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then greet."""
+        await super().startup(sockets)
+        if self.started:
+            self._greeting()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End streams, then connections."""
+        await self._service.begin_shutdown()
+        await super().shutdown(sockets)
+
+
+def run(config: ServeConfig) -> Path:
+    """Serve until Ctrl-C or SIGTERM; returns the workspace."""
+    if config.backup is not None:
+        return _backup(config, config.backup)
+    models = {} if config.upstream else named_models(config.models, config.place, config.database_url)
+    if config.check:
+        check(config.place, config.database_url, models, accounts=config.accounts)
+        return config.place
+    engine = open_model_engine(
+        models,
+        kind=config.engine,
+        upstream=config.upstream,
+        quantize=config.quantize,
+        device=config.device,
+        slots=config.slots,
+        context_length=config.context_length,
+        workspace=config.place,
+    )
+    with _one_process(config), _listen(config) as listener:
+        settings = config.settings(os.environ)
+        set_up_logs(config.log_level)
+        app = create_app(settings, engine=engine, database=config.database_url)
+        service: Service = app.state.service
+        server = Server(_uvicorn_config(config, app), service, partial(_greet, config, service))
+        asyncio.run(server.serve([listener]))
+    return config.place
+
+
+def _one_process(config: ServeConfig) -> AbstractContextManager[object]:
+    """SQLite: one web process, which is enforced; PostgreSQL: as many as there are."""
+    make_folder(config.place)
+    return nullcontext() if config.database.startswith("postgresql") else FileLock(config.place / "serve" / ".lock")
+
+
+def _listen(config: ServeConfig) -> socket.socket:
+    """The listening socket; a port that is taken is said in words."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=2048)
+    except OSError as error:
+        hint = f"choose another: `wuya serve --port {config.port + 1}`"
+        raise RunError(
+            f"can't listen at {config.host} port {config.port}", found=error.strerror or "", hint=hint
+        ) from error
+
+
+def _uvicorn_config(config: ServeConfig, app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,  # ours has no queries in it
+        server_header=False,
+        proxy_headers=bool(config.public_url),
+        forwarded_allow_ips=config.proxies,
+        timeout_graceful_shutdown=5,
+        timeout_keep_alive=30,
+        h11_max_incomplete_event_size=64 << 10,
+    )
+
+
+def _greet(config: ServeConfig, service: Service) -> None:
+    say(f"wuya serves at {config.own_url} (Ctrl-C stops it)")
+    if not config.accounts:
+        say("one user, you, on this machine only; `--accounts` lets others sign in")
+    elif link := setup_link(service, config.own_url):
+        say(f"make the admin account here, within 30 minutes: {link}")
+
+
+def _backup(config: ServeConfig, target: Path) -> Path:
+    engine = open_engine(config.database_url)
+    try:
+        say(f"copied the database to {backup(engine, target)}")
+    finally:
+        engine.dispose()
+    return target
