@@ -13,7 +13,7 @@ from wuya.feedback.database import writing
 from wuya.inference.backends.protocol import ModelInfo
 from wuya.web.accounts.auth import ME
 from wuya.web.accounts.store import ensure_single_user
-from wuya.web.api import bodies, chat, completions, embeddings, params
+from wuya.web.api import bodies, chat, completions, embeddings, manage, params
 from wuya.web.api.answering import ignored_header
 from wuya.web.api.desk import Caller, Desk, caller_with, find_model
 from wuya.web.api.refusals import V1Route
@@ -26,7 +26,7 @@ from wuya.web.api.schema import (
 )
 from wuya.web.service import Service, service_of
 
-router = APIRouter(prefix="/v1", tags=["v1"], route_class=V1Route, responses=bodies.REFUSALS)
+v1 = APIRouter(prefix="/v1", tags=["v1"], route_class=V1Route, responses=bodies.REFUSALS)
 At = Annotated[Service, Depends(service_of)]
 STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 
@@ -43,7 +43,7 @@ async def lifespan(service: Service) -> AsyncIterator[None]:
     await desk.settle()
 
 
-@router.post("/chat/completions", response_model=bodies.ChatCompletion, responses={200: STREAM})
+@v1.post("/chat/completions", response_model=bodies.ChatCompletion, responses={200: STREAM})
 async def chat_completions(
     request: Request, service: At, caller: Annotated[Caller, Depends(caller_with("chat"))], body: ChatRequest
 ) -> Response:
@@ -51,7 +51,7 @@ async def chat_completions(
     return await chat.complete_chat(request, service, caller, body)
 
 
-@router.post("/completions", response_model=bodies.Completion, responses={200: STREAM})
+@v1.post("/completions", response_model=bodies.Completion, responses={200: STREAM})
 async def text_completions(
     request: Request,
     service: At,
@@ -62,7 +62,7 @@ async def text_completions(
     return await completions.complete(request, service, caller, body)
 
 
-@router.post("/embeddings", response_model=bodies.EmbeddingList)
+@v1.post("/embeddings", response_model=bodies.EmbeddingList)
 async def create_embeddings(
     request: Request, service: At, caller: Annotated[Caller, Depends(caller_with("embeddings"))], body: EmbeddingRequest
 ) -> Response:
@@ -70,20 +70,20 @@ async def create_embeddings(
     return await embeddings.embed(request, service, caller, body)
 
 
-@router.get("/models", response_model=bodies.ModelList)
+@v1.get("/models", response_model=bodies.ModelList)
 async def list_models(service: At, caller: Annotated[Caller, Depends(caller_with(""))]) -> Response:
     """Every model that the key may use."""
     models = [model for model in service.engine.info().models if caller.may_use(model.alias)]
     return JSONResponse({"object": "list", "data": [_model(model) for model in models]})
 
 
-@router.get("/models/{model:path}", response_model=bodies.Model)
+@v1.get("/models/{model:path}", response_model=bodies.Model)
 async def get_model(service: At, caller: Annotated[Caller, Depends(caller_with(""))], model: str) -> Response:
     """One model."""
     return JSONResponse(_model(find_model(service, caller, model)))
 
 
-@router.post("/tokenize", response_model=bodies.Tokens)
+@v1.post("/tokenize", response_model=bodies.Tokens)
 async def tokenize(service: At, caller: Annotated[Caller, Depends(caller_with(""))], body: TokenizeRequest) -> Response:
     """Ids of a text, or of a chat in the model's template."""
     model = find_model(service, caller, body.model)
@@ -96,7 +96,7 @@ async def tokenize(service: At, caller: Annotated[Caller, Depends(caller_with(""
     return JSONResponse(found, headers=ignored_header(body))
 
 
-@router.post("/detokenize", response_model=bodies.DetokenizedText)
+@v1.post("/detokenize", response_model=bodies.DetokenizedText)
 async def detokenize(
     service: At, caller: Annotated[Caller, Depends(caller_with(""))], body: DetokenizeRequest
 ) -> Response:
@@ -104,6 +104,11 @@ async def detokenize(
     model = find_model(service, caller, body.model)
     text = await service.engine.decode(model.alias, body.tokens)
     return JSONResponse({"prompt": text}, headers=ignored_header(body))
+
+
+router = APIRouter()
+router.include_router(v1)
+router.include_router(manage.router)
 
 
 def _model(model: ModelInfo) -> dict[str, Any]:

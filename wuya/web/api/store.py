@@ -1,6 +1,6 @@
 """API keys and the usage ledger in the database. Queries only; who may do what is in `desk` and `manage`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -10,11 +10,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from wuya.feedback.database import reading, writing
 from wuya.feedback.tables import User, now, uuid7
+from wuya.web.accounts.store import set_setting, setting
 from wuya.web.api.key_text import new_key, sha256_of
 from wuya.web.tables import ApiKey, UsageRow
 
+Note = Callable[[Connection, str], None]
+"""Called with the id of what was changed, in the same transaction: the audit log."""
 SEEN_EVERY = timedelta(minutes=1)
 """`last_used_at` is no finer than this: a write a minute, not one a request."""
+LIMITS = "api_key_limits"
+"""Name of a service setting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,17 +72,26 @@ class UsageRecord:
 # ---- keys
 
 
-def create_key(database: Engine, user_id: str, settings: KeySettings) -> tuple[KeyRecord, str]:
+def _no_note(connection: Connection, id: str) -> None:
+    pass
+
+
+def create_key(
+    database: Engine, user_id: str, settings: KeySettings, *, note: Note = _no_note
+) -> tuple[KeyRecord, str]:
     """A new key, and its text, which nobody can ever read again."""
     text, prefix = new_key()
     id = uuid7()
     with writing(database) as connection:
         values = _columns(settings) | {"user_id": user_id, "prefix": prefix, "secret_sha256": sha256_of(text)}
         connection.execute(insert(ApiKey).values(id=id, **values))
+        note(connection, id)
         return _one(connection, id), text
 
 
-def rotate_key(database: Engine, id: str, user_id: str | None) -> tuple[KeyRecord, str] | None:
+def rotate_key(
+    database: Engine, id: str, user_id: str | None, *, note: Note = _no_note
+) -> tuple[KeyRecord, str] | None:
     """A new text for a key, which keeps its settings and its usage; the old text is refused from now on.
 
     Args:
@@ -86,21 +100,29 @@ def rotate_key(database: Engine, id: str, user_id: str | None) -> tuple[KeyRecor
     text, prefix = new_key()
     with writing(database) as connection:
         values = {"prefix": prefix, "secret_sha256": sha256_of(text), "last_used_at": None}
-        found = connection.execute(update(ApiKey).where(*_alive(id, user_id)).values(values))
-        return (_one(connection, id), text) if found.rowcount else None
+        if not connection.execute(update(ApiKey).where(*_alive(id, user_id)).values(values)).rowcount:
+            return None
+        note(connection, id)
+        return _one(connection, id), text
 
 
-def change_key(database: Engine, id: str, user_id: str | None, settings: KeySettings) -> KeyRecord | None:
+def change_key(
+    database: Engine, id: str, user_id: str | None, settings: KeySettings, *, note: Note = _no_note
+) -> KeyRecord | None:
     """New name, limits and so on; None if there is no such key that is good."""
     with writing(database) as connection:
-        found = connection.execute(update(ApiKey).where(*_alive(id, user_id)).values(_columns(settings)))
-        return _one(connection, id) if found.rowcount else None
+        if not connection.execute(update(ApiKey).where(*_alive(id, user_id)).values(_columns(settings))).rowcount:
+            return None
+        note(connection, id)
+        return _one(connection, id)
 
 
-def revoke_key(database: Engine, id: str, user_id: str | None) -> bool:
+def revoke_key(database: Engine, id: str, user_id: str | None, *, note: Note = _no_note) -> bool:
     """Refuse a key from now on; whether there was one."""
     with writing(database) as connection:
         found = connection.execute(update(ApiKey).where(*_alive(id, user_id)).values(revoked_at=now()))
+        if found.rowcount:
+            note(connection, id)
         return bool(found.rowcount)
 
 
@@ -181,6 +203,23 @@ def _columns(settings: KeySettings) -> dict[str, Any]:
         "monthly_tokens": settings.monthly_tokens,
         "expires_at": settings.expires_at,
     }
+
+
+# ---- limits for everybody
+
+
+def default_limits(database: Engine) -> dict[str, int | None]:
+    """The most that a key of somebody who is no admin may have: rpm, tpm, monthly_tokens."""
+    with reading(database) as connection:
+        chosen = setting(connection, LIMITS, {})
+    return {name: chosen.get(name) for name in ("rpm", "tpm", "monthly_tokens")}
+
+
+def set_default_limits(database: Engine, limits: Mapping[str, int | None], *, note: Note = _no_note) -> None:
+    """Choose them; keys that exist keep theirs."""
+    with writing(database) as connection:
+        set_setting(connection, LIMITS, dict(limits))
+        note(connection, LIMITS)
 
 
 # ---- usage
