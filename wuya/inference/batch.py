@@ -8,7 +8,7 @@ values. Everything a row knows is a column of a tensor, so that no step loops ov
 Dimension key: B rows of this step, T prompt tokens, V vocabulary, D model width, R all rows, S stop tokens.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wuya.inference.kv_cache import KVCache
 from wuya.inference.sampling import sample_rows, uniforms
-from wuya.inference.scheduler import Request, Scheduler
+from wuya.inference.scheduler import Request, RowHook, Scheduler
 from wuya.models.gpt import GPT
 
 
@@ -83,16 +83,57 @@ class Batch:
     """Continuous batching over one KV cache. `submit` requests, then `step` while `busy`."""
 
     def __init__(
-        self, model: GPT, cache: KVCache, *, max_length: int, num_stops: int = 1, prefill_tokens: int = 2048
+        self,
+        model: GPT,
+        cache: KVCache,
+        *,
+        max_length: int,
+        num_stops: int = 1,
+        prefill_tokens: int = 2048,
+        max_rows: int | None = None,
+        alternate: bool = False,
     ) -> None:
+        """
+        Args:
+            max_rows: most rows the cache may be resized to; what it has now if absent.
+            alternate: while a long prompt is read in chunks, let the running rows take a step after each.
+        """
         self.model, self.cache, self.max_length = model, cache, max_length
         self.num_running = 0
+        self.num_prefilled = 0
+        """Prompt tokens read so far, padding included."""
         self.scheduler = Scheduler(prefill_tokens=prefill_tokens, patience_rows=max(1, cache.num_rows // 8))
-        self._rows = _Rows(cache.num_rows, num_stops, model.device)
+        self._rows = _Rows(max_rows or cache.num_rows, num_stops, model.device)
+        self._alternate = alternate
+        self._chunk_was_last = False
+        self._hooks: dict[int, RowHook] = {}
+        self.on_leave: Callable[[int, Tensor], None] | None = None
+        """Called for each row that ends, with its sequence and a view of its keys and values (`KVCache.read_row`)."""
         self._prefill: _Prefill | None = None
         self._cancelled: set[int] = set()
         # True once any request wants it: a step pays only for what is used
         self._any_temperature = self._any_top_k = self._any_top_p = self._any_min_p = False
+
+    @property
+    def reading(self) -> bool:
+        """True while a long prompt is half read."""
+        return self._prefill is not None
+
+    @property
+    def num_live(self) -> int:
+        """Rows of the cache that hold something: running ones, and those a prefill is filling."""
+        return self.num_running if self._prefill is None else self._prefill.first_row + self._prefill.num_rows
+
+    @property
+    def longest(self) -> int:
+        """Most tokens a row will hold after the next step, chunks of a prompt that are still to come included."""
+        running = int(self.cache.lengths_R[: self.num_running].max()) + 1 if self.num_running else 0
+        return running if self._prefill is None else max(running, self._prefill.ids_BT.shape[1])
+
+    def row_of(self, sequence: int) -> int | None:
+        """The cache row of a running sequence."""
+        place = (self._rows.sequence_R[: self.num_running] == sequence).nonzero()
+        return int(place[0]) if len(place) else None
 
     @property
     def busy(self) -> bool:
@@ -115,16 +156,24 @@ class Batch:
         self._cancelled.update(sequences)
 
     @torch.inference_mode()
+    def cancel_now(self, sequences: Collection[int]) -> None:
+        """`cancel`, and their rows are free on return (but see `_drop_cancelled`)."""
+        self.cancel(sequences)
+        self._drop_cancelled()
+
+    @torch.inference_mode()
     def step(self) -> StepOutput | None:
         """One prefill (or a chunk of a long one), or one token for every running row. None when nothing was sampled."""
         self._drop_cancelled()
-        if self._prefill is None:
+        rows_wait = self._alternate and self._chunk_was_last and self.num_running > 0
+        if self._prefill is None and not rows_wait:
             self._admit()
         was_training = self.model.training
         if was_training:
             self.model.eval()
         try:
-            if self._prefill is not None:
+            self._chunk_was_last = self._prefill is not None and not rows_wait
+            if self._prefill is not None and not rows_wait:
                 return self._step_prefill(self._prefill)
             return self._step_decode() if self.num_running else None
         finally:
@@ -142,6 +191,8 @@ class Batch:
         lengths = [len(request.prompt) for request in requests]
         longest = max(lengths)
         padded = [request.prompt + (0,) * (longest - len(request.prompt)) for request in requests]
+        if (prefix := requests[0].prefix) is not None:
+            self.cache.write_row(self.num_running, prefix)
         self._prefill = _Prefill(
             requests=requests,
             ids_BT=torch.tensor(padded, dtype=torch.int64, device=device),
@@ -151,19 +202,21 @@ class Batch:
         )
 
     def _drop_cancelled(self) -> None:
-        """Rows of cancelled sequences are freed, except in mid-prefill: then they wait for its end."""
+        """Rows of cancelled sequences are freed; some but not all of a prompt in mid-prefill wait for its end."""
         if not self._cancelled:
             return
         self.scheduler.cancel(self._cancelled)
+        reading: set[int] = set()
         if self._prefill is not None:
-            sequences = {sequence for request in self._prefill.requests for sequence in request.sequences}
-            if not self._cancelled.issuperset(sequences):
-                return
-            self._prefill = None
+            reading = {sequence for request in self._prefill.requests for sequence in request.sequences}
+            if self._cancelled.issuperset(reading):
+                self._prefill = None
         running_B = self._rows.sequence_R[: self.num_running]
         cancelled = torch.tensor(sorted(self._cancelled), dtype=torch.int64, device=running_B.device)
         self._retire(torch.isin(running_B, cancelled))
-        self._cancelled.clear()
+        for sequence in self._cancelled:
+            self._hooks.pop(sequence, None)
+        self._cancelled &= reading if self._prefill is not None else set()
 
     # -- forward ---------------------------------------------------------------------------------------------------
 
@@ -171,20 +224,25 @@ class Batch:
         """Read the prompts, or the next chunk of one long prompt; after the last chunk sample all first tokens."""
         num_prompts, longest = prefill.ids_BT.shape
         rows = slice(prefill.first_row, prefill.first_row + prefill.num_rows, prefill.copies)
-        end = min(longest, prefill.start + max(1, self.scheduler.prefill_tokens // num_prompts))
+        # Scheduler: prompts that share a prefill fit one chunk; a chunk's size may change from step to step
+        end = min(longest, prefill.start + (longest if num_prompts > 1 else max(1, self.scheduler.prefill_tokens)))
         positions_T = torch.arange(prefill.start, end, device=prefill.ids_BT.device)
         self.cache.begin_prefill(rows, start=prefill.start)
         hidden_BTD = self.model(
             prefill.ids_BT[:, prefill.start : end], positions_BT=positions_T.expand(num_prompts, -1), cache=self.cache
         )
+        self.num_prefilled += prefill.ids_BT[:, prefill.start : end].numel()
         prefill.start = end
         if end < longest:
+            self.cache.finish_prefill(rows, torch.full_like(prefill.length_B, end))  # so far
             return None
-        # Scheduler: prompts that share a prefill fit one chunk, so everybody's last token is in this last one
         last_B = prefill.length_B - 1 - int(positions_T[0])
         hidden_BD = hidden_BTD[torch.arange(num_prompts, device=last_B.device), last_B]
         logits_BV = self.model.logits(hidden_BD)
         self.cache.finish_prefill(rows, prefill.length_B)
+        if prefill.first_row > self.num_running:  # others left in the meantime; then this is one prompt
+            self.cache.move(*(torch.tensor([row], device=last_B.device) for row in (rows.start, self.num_running)))
+            prefill.first_row = self.num_running
         self.cache.copy_to_followers(prefill.first_row, num_prompts, prefill.copies)
         self._start_rows(prefill)
         self._prefill = None
@@ -202,8 +260,9 @@ class Batch:
         requests = prefill.requests
         state.sequence_R[rows] = torch.tensor([number for r in requests for number in r.sequences], device=device)
         state.seed_R[rows] = torch.tensor([seed for r in requests for seed in r.seeds], device=device)
-        state.count_R[rows] = 0
-        fill(state.limit_R, [min(r.sampling.max_tokens, self.max_length - len(r.prompt)) for r in requests])
+        fill(state.count_R, [r.num_sampled for r in requests])
+        room = [self.max_length - len(r.prompt) + r.num_sampled for r in requests]
+        fill(state.limit_R, [min(r.sampling.max_tokens, tokens) for r, tokens in zip(requests, room, strict=True)])
         fill(state.temperature_R, [r.sampling.temperature for r in requests])
         fill(state.top_k_R, [r.sampling.top_k for r in requests])
         fill(state.top_p_R, [r.sampling.top_p for r in requests])
@@ -212,6 +271,9 @@ class Batch:
         stops = [[*r.stop_token_ids, *[-1] * (num_stops - len(r.stop_token_ids))] for r in requests]
         stops_BS = torch.tensor(stops, dtype=torch.int64, device=device).view(len(requests), num_stops)
         state.stops_RS[rows] = stops_BS.repeat_interleave(prefill.copies, dim=0)
+        for request in requests:
+            wanted = zip(request.sequences, request.hooks, strict=True) if request.hooks else ()
+            self._hooks |= {sequence: hook for sequence, hook in wanted if hook is not None}
 
     def _step_decode(self) -> StepOutput:
         positions_B1 = self.cache.begin_decode(self.num_running)
@@ -224,6 +286,11 @@ class Batch:
     def _sample(self, first_row: int, logits_BV: Tensor) -> StepOutput:
         rows, state = slice(first_row, first_row + logits_BV.shape[0]), self._rows
         count_B = state.count_R[rows]
+        hooks: list[tuple[int, RowHook]] = []
+        if self._hooks:  # a loop over the rows that want something special, and no others
+            hooks = [(row, self._hooks[s]) for row, s in enumerate(state.sequence_R[rows].tolist()) if s in self._hooks]
+            for row, hook in hooks:
+                hook.before(logits_BV[row])
         token_B, logprob_B = sample_rows(
             logits_BV,
             uniforms(state.seed_R[rows], count_B),
@@ -236,16 +303,23 @@ class Batch:
         state.token_R[rows] = token_B
         stopped_B = (token_B.unsqueeze(1) == state.stops_RS[rows]).any(dim=1)
         finished_B = stopped_B | (count_B >= state.limit_R[rows])
+        for row, hook in hooks:
+            hook.after(int(token_B[row]))
         output = StepOutput(state.sequence_R[rows].clone(), token_B, logprob_B, finished_B, stopped_B)
         if finished_B.any():
             everyone_B = torch.zeros(self.num_running, dtype=torch.bool, device=finished_B.device)
             everyone_B[rows] = finished_B
+            for sequence in output.sequence_B[finished_B].tolist() if self._hooks else ():
+                self._hooks.pop(sequence, None)
             self._retire(everyone_B)
         return output
 
     def _retire(self, leaves_B: Tensor) -> None:
         """Free these of the running rows; the last ones move into the holes."""
         num_left = self.num_running - int(leaves_B.sum())
+        if self.on_leave is not None:
+            for row in leaves_B.nonzero().squeeze(1).tolist():
+                self.on_leave(int(self._rows.sequence_R[row]), self.cache.read_row(row, int(self.cache.lengths_R[row])))
         if 0 < num_left < self.num_running:
             hole_M = leaves_B[:num_left].nonzero().squeeze(1)
             if hole_M.shape[0]:

@@ -133,6 +133,26 @@ class KVCache:
         block = self.storage[:, :, rows].view(layers, 2, num_prompts, copies, heads, length, channels)[..., :longest, :]
         block[:, :, :, 1:] = block[:, :, :, :1]
 
+    def read_row(self, row: int, length: int) -> Tensor:
+        """A view of the first tokens of one row: [layers, 2, kv_heads, length, channels]."""
+        return self.storage[:, :, row, :, :length]
+
+    def write_row(self, row: int, prefix: Tensor) -> None:
+        """Put what `read_row` gave at the start of a row."""
+        self.storage[:, :, row, :, : prefix.shape[3]] = prefix
+        self.lengths_R[row] = prefix.shape[3]
+
+    def resize(self, num_rows: int, length: int, *, live_rows: int) -> None:
+        """Change how many rows of what length there are; the first `live_rows` keep what they hold."""
+        old, longest = self.storage, min(length, int(self.lengths_R[:live_rows].max()) if live_rows else 0)
+        layers, two, _, heads, _, channels = old.shape
+        assert live_rows <= num_rows
+        self.storage = old.new_zeros(layers, two, num_rows, heads, length, channels)
+        self.storage[:, :, :live_rows, :, :longest] = old[:, :, :live_rows, :, :longest]
+        lengths_R = self.lengths_R.new_zeros(num_rows)
+        lengths_R[:live_rows] = self.lengths_R[:live_rows]
+        self.lengths_R = lengths_R
+
     def move(self, source_M: Tensor, target_M: Tensor) -> None:
         """Copy whole rows; sources and targets are disjoint."""
         self.lengths_R[target_M] = self.lengths_R[source_M]

@@ -6,8 +6,23 @@ keys and values. Callers who want little padding submit requests sorted by lengt
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
 
 from wuya.inference.sampling import SamplingParams
+
+
+class RowHook(Protocol):
+    """What one sequence wants beyond `SamplingParams`: penalties, a grammar, its alternatives' log-probs."""
+
+    def before(self, logits_V: Tensor) -> None:
+        """Read the next token's logits (float32), and change them in place."""
+        ...
+
+    def after(self, token: int) -> None:
+        """The token that was sampled from them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +37,14 @@ class Request:
     seeds: tuple[int, ...]
     """One a sequence: with the model and the prompt they decide its tokens."""
     num_cached: int = 0
-    """Tokens at the start of the prompt whose keys and values already lie in row 0 (a chat's earlier turns)."""
+    """Tokens at the start of the prompt whose keys and values are known already (a chat's earlier turns): they lie in
+    the batch's next free row, or in `prefix`."""
+    prefix: Tensor | None = None
+    """Keys and values [layers, 2, kv_heads, num_cached, channels] to be put there first (`KVCache.read_row`)."""
+    num_sampled: int = 0
+    """Tokens at the end of the prompt which this sequence sampled before it was put back into the queue."""
+    hooks: tuple[RowHook | None, ...] = ()
+    """One a sequence; empty: none."""
 
 
 class Scheduler:

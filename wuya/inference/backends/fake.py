@@ -210,6 +210,7 @@ class FakeEngine:
                     if reason:
                         if text := streams[index].finish():
                             yield Delta(job, index, text)
+                        reason = "stop" if streams[index].stopped else reason
                         live.remove(index)
                         yield Done(job, index, reason, counts[index])
                 await pause.sleep(1 / self.tokens_per_second)

@@ -4,8 +4,9 @@
         async for event in events: ...                         # Started, Delta ..., Done (one a completion), Finished
 
 Rules every engine keeps:
-- A request is refused (`Overloaded`, `UnknownModel`, `ContextTooLong`) by the FIRST `anext`, before any event. So a
-  caller awaits one event, which comes at once, also while the request waits in the queue, and then answers HTTP 200.
+- A request is refused (`Overloaded`, `UnknownModel`, `ContextTooLong`, `InvalidSchema`, `Unsupported`, or another
+  WuyaError) by the FIRST `anext`, before any event. So a caller awaits one event, which comes at once, also while the
+  request waits in the queue, and then answers HTTP 200.
 - Events of one job: `Started`; `Delta`s of its n completions, interleaved; one `Done` a completion; `Finished`.
   Or `Failed` at any place after `Started`, which is then the last.
 - `Delta.text` never ends inside a UTF-8 character, never holds (a part of) a stop string or a special token. The texts
@@ -154,7 +155,7 @@ class Failed:
 
     job: str
     code: str
-    """`engine_lost`: the engine's process died, try again; `invalid_schema`; `internal_error`."""
+    """`engine_lost`: the engine's process died, try again; `internal_error`: a bug."""
     message: str
     retryable: bool = False
 
@@ -207,6 +208,12 @@ class ContextTooLong(WuyaError):
             found=f"{prompt_tokens} of the prompt and {max_tokens} to be written",
         )
         self.prompt_tokens, self.max_tokens, self.context_length = prompt_tokens, max_tokens, context_length
+
+
+class InvalidSchema(WuyaError):
+    """The JSON schema cannot be followed."""
+
+    code = "invalid_schema"
 
 
 class Unsupported(WuyaError):
