@@ -136,6 +136,11 @@ class Tokenizer:
         write_atomic(folder / "tokenizer.json", self._backend.to_str(pretty=True) + "\n")
         write_atomic(folder / "tokenizer_config.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
+    def to_json(self) -> str:
+        """What stands in tokenizer.json."""
+        text: str = self._backend.to_str()
+        return text
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as text, so that worker processes can have a copy."""
         return _unpickle, (self._backend.to_str(), self._settings, self.chat_template)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2.ext import Extension
@@ -222,6 +222,17 @@ def _render_with(tokenizer: Tokenizer, rows: list[dict[str, str]], add_generatio
     return _render(rows, tokenizer.chat_template, add_generation_prompt=add_generation_prompt, special=special)
 
 
+def render_rows(
+    tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
+) -> str:
+    """A chat of free-form messages (tool calls and all), tools offered, up to the assistant's turn. Nothing in it is
+    made safe: special tokens in a message are special tokens."""
+    if not tokenizer.chat_template:
+        raise DataError("the tokenizer has no chat template")
+    special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "pad_token": tokenizer.pad_token}
+    return _render(rows, tokenizer.chat_template, add_generation_prompt=True, special=special, tools=tools)
+
+
 def _stretches(mask: Sequence[int]) -> Iterator[tuple[int, int, bool]]:
     """(start, stop, learned) of the runs of equal mask values."""
     start = 0
@@ -245,12 +256,17 @@ class GenerationBlock(Extension):
 
 
 def _render(
-    rows: list[dict[str, str]], template: str, *, add_generation_prompt: bool, special: Mapping[str, str | None]
+    rows: Sequence[Mapping[str, Any]],
+    template: str,
+    *,
+    add_generation_prompt: bool,
+    special: Mapping[str, str | None],
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     known = {name: token for name, token in special.items() if token is not None}
     try:
         return _compiled(template).render(
-            messages=rows, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **known
+            messages=rows, tools=tools, documents=None, add_generation_prompt=add_generation_prompt, **known
         )
     except jinja2.TemplateError as error:
         raise DataError(
@@ -260,16 +276,21 @@ def _render(
         ) from error
 
 
-@lru_cache(maxsize=16)
-def _compiled(template: str) -> jinja2.Template:
+def chat_environment() -> ImmutableSandboxedEnvironment:
+    """What chat templates may use: the tags, filters and functions `transformers` gives them."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> jinja2.Template:
     try:
-        return environment.from_string(template)
+        return chat_environment().from_string(template)
     except jinja2.TemplateSyntaxError as error:
         raise DataError(
             "the chat template is not valid Jinja", found=f"line {error.lineno}: {error.message}"
