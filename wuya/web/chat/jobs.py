@@ -139,12 +139,16 @@ class GenerationHub:
         finally:
             job.viewers.discard(changed)
 
-    async def close(self) -> None:
-        """Say goodbye to the viewers, end every job and keep what they wrote."""
+    def say_goodbye(self) -> None:
+        """The server is about to stop: take no more jobs, let the viewers go. Open streams would hold it up."""
         self._closing = True
-        live = [job for job in self.jobs.values() if not job.ended]
         for job in self.jobs.values():
             job.wake()
+
+    async def close(self) -> None:
+        """End every job and keep what they wrote."""
+        self.say_goodbye()
+        live = [job for job in self.jobs.values() if not job.ended]
         for job in live:
             if job.task is not None:
                 job.task.cancel()

@@ -55,9 +55,11 @@ class Journal:
             self._size = 0
 
     def close(self) -> None:
-        """Remove the files."""
-        self._old.append((self._path, self._file))
-        self.drop_old()
+        """Remove the files; a second time does nothing."""
+        if self._file >= 0:
+            self._old.append((self._path, self._file))
+            self._file = -1
+            self.drop_old()
 
     def _open(self) -> tuple[Path, int]:
         self._number += 1
