@@ -53,11 +53,12 @@ def config_page() -> str:
 
 def metrics_page() -> str:
     """Every name a run may write to metrics.jsonl."""
+    from wuya.training.direct_metrics import DIRECT_METRICS
     from wuya.training.metrics import METRICS
     from wuya.training.ppo_metrics import PPO_METRICS
 
     parts = ["# Metrics", "What `metrics.jsonl` of a run holds; `report.html` draws the same names."]
-    for title, table in (("Every training run", METRICS), ("PPO", PPO_METRICS)):
+    for title, table in (("Every training run", METRICS), ("PPO", PPO_METRICS), ("DPO, RLOO, GRPO", DIRECT_METRICS)):
         rows = [
             f"| `{name}` | {_cell(m.meaning)} | {_cell(m.unit)} | {_cell(m.healthy)} | {_cell(m.trouble)} |"
             for name, m in table.items()

@@ -78,10 +78,11 @@ def test_reference_pages_are_current(page: str) -> None:
 
 def test_every_logged_metric_is_documented() -> None:
     """Names such as `objective/kl` and `validation/loss` in the code stand in a table of metrics."""
+    from wuya.training.direct_metrics import DIRECT_METRICS
     from wuya.training.metrics import METRICS
     from wuya.training.ppo_metrics import PPO_METRICS
 
-    known = {**METRICS, **PPO_METRICS}
+    known = {**METRICS, **PPO_METRICS, **DIRECT_METRICS}
     name = re.compile(
         r'"((?:objective|policy|val|loss|validation|eval|rollout|ptx|value|time|reward|train)/[a-z0-9_]+)"'
     )

@@ -25,6 +25,11 @@ VERBS: dict[str, Verb] = {
     ),
     "reward": Verb("wuya.recipes.reward_model", "RewardModelConfig", "step 2b: SFT model + rankings -> reward model"),
     "ppo": Verb("wuya.recipes.ppo", "PPOConfig", "step 3: SFT + reward model + prompts -> policy (PPO, PPO-ptx)"),
+    "grpo": Verb("wuya.recipes.grpo", "GRPOConfig", "step 3 without value model: RLOO, GRPO, Dr. GRPO"),
+    "dpo": Verb("wuya.recipes.dpo", "DPOConfig", "steps 2b and 3 in one: rankings -> policy (DPO, IPO)"),
+    "best_of_n": Verb(
+        "wuya.recipes.best_of_n", "BestOfNConfig", "best of n answers by the reward -> demonstrations for sft"
+    ),
     "evaluate": Verb("wuya.recipes.evaluate", "EvaluateConfig", "checkpoints -> report.html and evaluation.json"),
     "loop": Verb("wuya.recipes.loop", "LoopConfig", "steps 2 and 3 repeated on the current best policy"),
     "chat": Verb("wuya.recipes.chat", "ChatConfig", "talk to a checkpoint in the terminal"),

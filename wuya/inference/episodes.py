@@ -36,15 +36,18 @@ class EpisodeSource:
     microbatch_tokens: int
     device: torch.device
     dtype: torch.dtype
+    num_samples: int = 1
+    """Completions of each prompt, neighbours in the rollouts: 1 for PPO, the group of RLOO and GRPO."""
 
-    def sample(self, update: int, num_episodes: int) -> Rollouts:
-        """This rank's share of the episodes of one update."""
-        mine = [self.prompts[place] for place in self.places(update, num_episodes)]
+    def sample(self, update: int, num_prompts: int) -> Rollouts:
+        """This rank's share of the episodes of one update: `num_samples` for each of `num_prompts`, over all ranks."""
+        mine = [self.prompts[place] for place in self.places(update, num_prompts)]
         with self.autocast():
             return sample_rollouts(
                 self.engine,
                 mine,
                 sampling=replace(self.sampling, seed=_mixed_seed(self.seed, update, distributed.rank())),
+                num_samples=self.num_samples,
                 policy=self.policy,
                 reference=self.reference,
                 value_model=self.value_model,
@@ -55,15 +58,15 @@ class EpisodeSource:
                 device=self.device,
             )
 
-    def places(self, update: int, num_episodes: int) -> list[int]:
+    def places(self, update: int, num_prompts: int) -> list[int]:
         """Which prompts this rank answers: every epoch is all prompts, in an order of its own."""
-        positions = [update * num_episodes + row for row in distributed.local_rows(num_episodes)]
+        positions = [update * num_prompts + row for row in distributed.local_rows(num_prompts)]
         epochs = [divmod(position, len(self.prompts)) for position in positions]
         return [_order(self.seed, epoch, len(self.prompts))[place] for epoch, place in epochs]
 
-    def names(self, update: int, num_episodes: int) -> list[str]:
+    def names(self, update: int, num_prompts: int) -> list[str]:
         """Prompt ids of this rank's episodes of one update."""
-        return [self.prompt_names[place] for place in self.places(update, num_episodes)]
+        return [self.prompt_names[place] for place in self.places(update, num_prompts) for _ in range(self.num_samples)]
 
     @contextmanager
     def autocast(self) -> Iterator[None]:

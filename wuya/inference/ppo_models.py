@@ -1,4 +1,7 @@
-"""PPO's four models: policy and value model that learn, reference and reward that don't; apart, or on one trunk."""
+"""PPO's four models: policy and value model that learn, reference and reward that don't; apart, or on one trunk.
+
+RLOO and GRPO have no value model: `models_without_values`.
+"""
 
 import copy
 from collections.abc import Callable
@@ -7,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wuya.console import warn
 from wuya.errors import CheckpointError, ConfigError
@@ -128,6 +131,54 @@ def shared_trunk_models(
         policy=AdapterPolicy(trunk, "policy"),
         reference=LanguageView(trunk, None),
         value_model=value_model,
+        score=score,
+        engine_model=trunk,
+        tokenizer=tokenizer,
+        export=export,
+    )
+
+
+class NoValues:
+    """Stands where a method without value model has none: every value is 0, and costs nothing."""
+
+    bias = torch.zeros(())
+
+    def values(self, ids_BT: Tensor) -> Tensor:
+        """Zeros, [B, T]."""
+        return torch.zeros(ids_BT.shape, device=ids_BT.device)
+
+
+def models_without_values(
+    policy_path: Path,
+    reward: str,
+    *,
+    lora_rank: int,
+    lora_alpha: float,
+    lora_targets: tuple[str, ...],
+    seed: int,
+    device: torch.device,
+    microbatch_tokens: int,
+) -> PPOModels:
+    """Policy, reference and reward; with `lora_rank` above 0 the policy is an adapter and the reference its trunk."""
+    trunk, tokenizer = load_checkpoint(policy_path, device=device)
+    score = load_reward(reward, tokenizer, device=device, microbatch_tokens=microbatch_tokens)
+    policy: Any = trunk
+    if lora_rank:
+        trunk.eval()
+        add_lora(trunk, rank=lora_rank, alpha=lora_alpha, targets=lora_targets, name="policy", seed=seed)
+        policy = AdapterPolicy(trunk, "policy")
+
+    def export() -> GPT:
+        if not lora_rank:
+            return trunk
+        merged = copy.deepcopy(trunk)
+        merge_lora(merged, "policy")
+        return merged
+
+    return PPOModels(
+        policy=policy,
+        reference=LanguageView(trunk, None) if lora_rank else copy.deepcopy(trunk).requires_grad_(False).eval(),
+        value_model=NoValues(),
         score=score,
         engine_model=trunk,
         tokenizer=tokenizer,

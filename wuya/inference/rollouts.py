@@ -31,6 +31,7 @@ def sample_rollouts(
     prompts: Sequence[Sequence[int]],
     *,
     sampling: SamplingParams,
+    num_samples: int = 1,
     policy: LanguageModel,
     reference: LanguageModel,
     value_model: TokenValues,
@@ -40,20 +41,22 @@ def sample_rollouts(
     keep_sampled_logprobs: bool = True,
     device: torch.device | str = "cpu",
 ) -> Rollouts:
-    """Sample one completion a prompt and score it.
+    """Sample completions and score them; those of one prompt are neighbours.
 
     Args:
         engine: generates with the policy's weights.
         prompts: token ids, the generation prompt at their end.
         sampling: the temperature also divides the logits of `policy` and `reference` here. Truncation (top-k, top-p)
             makes the sampler differ from the softmax that PPO differentiates; use it only if you know why.
+        num_samples: completions of each prompt.
         policy, reference, value_model: with dropout off; run without gradient.
         score: judges (prompts, completions).
         microbatch_tokens: positions, padding included, of one forward pass; rows of like length go together.
         keep_sampled_logprobs: use the log-probs that came with the tokens. Exact in fp32 without truncation, and saves
             the forward pass that otherwise computes them again.
     """
-    generations = [samples[0] for samples in engine.generate(prompts, sampling)]
+    generations = [g for samples in engine.generate(prompts, sampling, num_samples=num_samples) for g in samples]
+    prompts = [prompt for prompt in prompts for _ in range(num_samples)]
     with torch.no_grad():
         keep = keep_sampled_logprobs and not sampling.truncates
         rows = _right_padded(prompts, generations, pad_id=pad_id, device=device)

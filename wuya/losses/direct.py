@@ -1,6 +1,7 @@
-"""Learning from preferences and scores without a value model: DPO, IPO; RLOO and GRPO advantages (spec 7.10).
+"""Learning from preferences and scores without a value model: DPO, IPO; RLOO, GRPO, Dr. GRPO (spec 7.10).
 
-Shapes: B pairs or episodes, G completions of one prompt (a group), P prompts.
+Shapes: B pairs or episodes, T positions (position t predicts token t + 1), G completions of one prompt (a group),
+P prompts. mask_BT is 1.0 where token t + 1 belongs to the completion.
 """
 
 import torch
@@ -52,3 +53,89 @@ def grpo_advantages(scores_PG: Tensor, *, unbiased_std: bool = False, divide_by_
         return centred_PG.to(scores_PG.dtype)
     std_P1 = wide_PG.std(dim=1, keepdim=True, correction=1 if unbiased_std else 0)
     return torch.where(std_P1 > 0, centred_PG / std_P1.clamp(min=1e-12), 0.0).to(scores_PG.dtype)
+
+
+def rloo_policy_loss(
+    logprobs_BT: Tensor,
+    old_logprobs_BT: Tensor,
+    advantages_B: Tensor,
+    mask_BT: Tensor,
+    *,
+    clip_range: float,
+    num_episodes: float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """REINFORCE with the whole completion as one action (RLOO, arXiv:2402.14740, Eq. 8), negated: lower is better.
+
+    The importance ratio is that of the whole completion, exp(sum of log-ratios), clipped as in PPO. In the first
+    minibatch it is 1 and the gradient is the paper's, -A * grad log pi(y | x), a sum over tokens. In later minibatches
+    of the same batch long completions leave the clip range quickly: the paper takes one step a batch.
+
+    Args:
+        logprobs_BT: nats, of each sampled token under the policy being trained; carries gradient.
+        old_logprobs_BT: the same under the policy that sampled; constant.
+        advantages_B: `rloo_advantages` of score - kl_coef * KL, one a completion.
+        clip_range: epsilon of the completion's ratio.
+        num_episodes: divisor, the episodes of the whole minibatch when this is one of its microbatches.
+
+    Returns: scalar loss, the mean over episodes; and detached statistics with the same divisor.
+    """
+    divisor = float(len(advantages_B)) if num_episodes is None else num_episodes
+    log_ratio_B = torch.where(mask_BT > 0, logprobs_BT - old_logprobs_BT, 0.0).sum(dim=1)
+    ratio_B = log_ratio_B.exp()
+    clipped_B = ratio_B.clamp(1 - clip_range, 1 + clip_range)
+    loss_B = -torch.minimum(ratio_B * advantages_B, clipped_B * advantages_B)
+    with torch.no_grad():
+        stats = {
+            "policy/clipfrac_avg": (ratio_B != clipped_B).float().sum() / divisor,
+            "policy/approxkl_avg": (ratio_B - 1 - log_ratio_B).sum() / divisor,
+            "val/ratio": ratio_B.sum() / divisor,
+        }
+    return loss_B.sum() / divisor, stats
+
+
+def grpo_policy_loss(
+    logprobs_BT: Tensor,
+    old_logprobs_BT: Tensor,
+    ref_logprobs_BT: Tensor,
+    advantages_B: Tensor,
+    mask_BT: Tensor,
+    *,
+    clip_range: float,
+    kl_coef: float,
+    constant_length: float = 0.0,
+    num_episodes: float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """PPO's clip a token, the completion's advantage on each, and KL in the loss (GRPO, arXiv:2402.03300, Eq. 3 and 4).
+
+    mean over episodes of 1/length * sum over tokens of  -min(ratio A, clip(ratio) A) + kl_coef * k3,
+    k3 = ref/pi - 1 - log(ref/pi), which is never negative. As a loss k3 has the gradient of KL(ref || pi), not of
+    KL(pi || ref): the penalty is another one than PPO's (spec 7.7).
+
+    Args:
+        advantages_B: `grpo_advantages`, one a completion, the same for all its tokens.
+        ref_logprobs_BT: nats, of the same tokens under the frozen reference; constant.
+        constant_length: divide every completion's sum by this and not by its length (Dr. GRPO, arXiv:2503.20783), for
+            dividing by the length makes long wrong completions cheap. 0 divides by the length.
+        num_episodes: as in `rloo_policy_loss`; the other arguments too.
+    """
+    divisor = float(len(advantages_B)) if num_episodes is None else num_episodes
+    inside_BT = mask_BT > 0
+    log_ratio_BT = torch.where(inside_BT, logprobs_BT - old_logprobs_BT, 0.0)
+    log_ref_BT = torch.where(inside_BT, ref_logprobs_BT - logprobs_BT, 0.0)
+    ratio_BT, k3_BT = log_ratio_BT.exp(), log_ref_BT.exp() - 1 - log_ref_BT
+    clipped_BT = ratio_BT.clamp(1 - clip_range, 1 + clip_range)
+    advantages_B1 = advantages_B[:, None]
+    loss_BT = -torch.minimum(ratio_BT * advantages_B1, clipped_BT * advantages_B1) + kl_coef * k3_BT
+    lengths_B = inside_BT.sum(dim=1).clamp(min=1)
+
+    def mean(values_BT: Tensor, length: Tensor | float) -> Tensor:
+        return (torch.where(inside_BT, values_BT, 0.0).sum(dim=1) / length).sum() / divisor
+
+    with torch.no_grad():
+        stats = {
+            "policy/clipfrac_avg": mean((ratio_BT != clipped_BT).float(), lengths_B),
+            "policy/approxkl_avg": mean(ratio_BT - 1 - log_ratio_BT, lengths_B),
+            "val/ratio": mean(ratio_BT, lengths_B),
+            "loss/kl_avg": mean(k3_BT, lengths_B),
+        }
+    return mean(loss_BT, constant_length or lengths_B), stats

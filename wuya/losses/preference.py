@@ -3,12 +3,25 @@
 Shapes: P prompts, K completions per prompt (padded where prompts differ in K), B comparisons.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def ranking_loss(scores_PK: Tensor, ranks_PK: Tensor, weights_P: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def log_sigmoid_loss(margin: Tensor) -> Tensor:
+    """-log sigmoid(margin), nats, elementwise: Bradley-Terry."""
+    return F.softplus(-margin)
+
+
+def ranking_loss(
+    scores_PK: Tensor,
+    ranks_PK: Tensor,
+    weights_P: Tensor | None = None,
+    *,
+    pair_loss: Callable[[Tensor], Tensor] = log_sigmoid_loss,
+) -> tuple[Tensor, Tensor]:
     """InstructGPT's reward-model loss (arXiv:2203.02155, Eq. 1): every pair of a prompt, averaged within the prompt.
 
     All C(K,2) pairs of one prompt are one batch element: K scores, K(K-1)/2 comparisons. Ties are dropped, so the
@@ -18,6 +31,7 @@ def ranking_loss(scores_PK: Tensor, ranks_PK: Tensor, weights_P: Tensor | None =
         scores_PK: r_theta of each completion, unitless; carries gradient.
         ranks_PK: dense ranks, 1 is best, equal = tie, 0 = no completion here (padding).
         weights_P: weight of each prompt's vote; None = all 1.
+        pair_loss: of the difference (better less worse), elementwise. DPO and IPO are this with log-ratios for scores.
 
     Returns: weighted sum over prompts of the mean pair loss in nats, and the sum of the weights of prompts with at
         least one pair. Divide by the latter, summed over microbatches and ranks. Equal scores give ln 2 a pair.
@@ -28,7 +42,7 @@ def ranking_loss(scores_PK: Tensor, ranks_PK: Tensor, weights_P: Tensor | None =
     better_PKK = better_PKK.to(scores_PK.dtype)
     difference_PKK = scores_PK[:, :, None] - scores_PK[:, None, :]
     pairs_P = better_PKK.sum((1, 2))
-    loss_P = (F.softplus(-difference_PKK) * better_PKK).sum((1, 2)) / pairs_P.clamp(min=1)
+    loss_P = (pair_loss(difference_PKK) * better_PKK).sum((1, 2)) / pairs_P.clamp(min=1)
     counted_P = (pairs_P > 0).to(scores_PK.dtype)
     if weights_P is not None:
         counted_P = counted_P * weights_P.to(scores_PK.dtype)

@@ -23,20 +23,18 @@ import torch
 
 from wuya.console import Progress, say, warn
 from wuya.data.batches import PretrainingBatches
-from wuya.data.formats import read_prompts
 from wuya.data.shards import TokenShards
-from wuya.errors import ConfigError, DataError
-from wuya.files import BadRows, to_json, write_atomic
+from wuya.errors import ConfigError
+from wuya.files import to_json, write_atomic
 from wuya.inference.engine import Engine
 from wuya.inference.episodes import EpisodeSource
 from wuya.inference.ppo_models import PPOModels, separate_models, shared_trunk_models
+from wuya.inference.prompts import load_prompt_ids
 from wuya.inference.rollout_files import dump_rollouts
 from wuya.inference.rollout_metrics import rollout_metrics
 from wuya.inference.sampling import SamplingParams
 from wuya.losses.ppo import gae, ppo_policy_loss
 from wuya.models.checkpoint import save_checkpoint
-from wuya.tokenizer.bpe import Tokenizer
-from wuya.tokenizer.chat_format import encode_prompt
 from wuya.training import distributed
 from wuya.training.ppo_learner import PPOLearner, PPOSettings
 from wuya.training.ppo_metrics import Alarms
@@ -127,7 +125,13 @@ def run(config: PPOConfig) -> Path:
         tolerance=tolerance,
     )
     # 2. Prompts, sampler, reward
-    names, prompts = load_prompts(config, tokenizer, context_length=models.engine_model.config.context_length)
+    names, prompts = load_prompt_ids(
+        config.prompts,
+        tokenizer,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_tokens=config.max_tokens,
+        context_length=models.engine_model.config.context_length,
+    )
     source = EpisodeSource(
         engine=Engine(models.engine_model, tokenizer, max_batch_size=config.max_batch_size),
         tokenizer=tokenizer,
@@ -227,25 +231,6 @@ def load_models(config: PPOConfig, device: torch.device) -> PPOModels:
         device=device,
         microbatch_tokens=config.microbatch_tokens,
     )
-
-
-def load_prompts(config: PPOConfig, tokenizer: Tokenizer, *, context_length: int) -> tuple[list[str], list[list[int]]]:
-    """Id and token ids of every prompt that leaves room for an answer; what is left out is counted."""
-    bad = BadRows()
-    limit = min(config.max_prompt_tokens, context_length - config.max_tokens)
-    encoded = [(prompt.id, encode_prompt(tokenizer, prompt.messages)) for prompt in read_prompts(config.prompts, bad)]
-    prompts = [(name, ids) for name, ids in encoded if len(ids) <= limit]
-    if bad.count:
-        warn(bad.summary())
-    if len(prompts) < len(encoded):
-        warn(f"{len(encoded) - len(prompts)} of {len(encoded)} prompts are longer than {limit} tokens and left out")
-    if not prompts:
-        raise DataError(
-            f"no prompt in `{config.prompts}` can be used",
-            found=f"{len(encoded)} prompts, {limit} tokens are free for each",
-            hint="raise `--max_prompt_tokens`, or lower `--max_tokens`",
-        )
-    return [name for name, _ in prompts], [ids for _, ids in prompts]
 
 
 def pretraining_batches(config: PPOConfig, *, context_length: int) -> PretrainingBatches | None:

@@ -42,6 +42,8 @@ class RankedPrompt:
     sequences: list[list[int]] = field(default_factory=list)
     """Prompt and answer of each candidate as token ids, the end token included if there was one."""
     votes: list[Vote] = field(default_factory=list)
+    prompt_length: int = 0
+    """Tokens of the prompt, which all sequences start with."""
 
     @property
     def longest(self) -> int:
@@ -77,7 +79,7 @@ def ranked_prompts(
         if len(set(ranking.ranks)) < 2 or len(prompt_ids) + max(map(len, answers)) > max_length:
             dropped += 1
             continue
-        element = by_prompt.setdefault(ranking.prompt.id, RankedPrompt(ranking.prompt))
+        element = by_prompt.setdefault(ranking.prompt.id, RankedPrompt(ranking.prompt, prompt_length=len(prompt_ids)))
         rows = []
         for candidate, ids in zip(ranking.candidates, answers, strict=True):
             sequence = prompt_ids + ids

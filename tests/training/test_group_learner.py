@@ -1,0 +1,126 @@
+"""Claims about RLOO and GRPO on bandits whose optimum is known."""
+
+import copy
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.ppo_toys import TablePolicy, TableValues, bandit_rollouts
+from wuya.errors import ConfigError
+from wuya.losses.direct import grpo_advantages, grpo_policy_loss, rloo_advantages, rloo_policy_loss
+from wuya.training.group_learner import GroupBatch, GroupLearner, GroupSettings
+
+REWARDS_V = torch.tensor([0.0, 1, 0, 0.5, 0, -1, 0, 0.2, 0, 0.8])
+
+
+def settings(**changes: Any) -> GroupSettings:
+    defaults: dict[str, Any] = {
+        "num_updates": 60, "rollout_batch_size": 512, "minibatch_size": 512, "group_size": 4, "learning_rate": 0.1,
+        "warmup_updates": 1, "linear_decay": True, "adam_eps": 1e-8, "kl_coef": 0.5,
+    }  # fmt: skip
+    return GroupSettings(**{**defaults, **changes})
+
+
+def rloo(policy: TablePolicy, chosen: GroupSettings) -> GroupLearner:
+    def loss(logprobs_BT: Tensor, batch: GroupBatch, *, num_episodes: float) -> tuple[Tensor, dict[str, Tensor]]:
+        return rloo_policy_loss(
+            logprobs_BT, batch.logprobs_BT, batch.advantages_B, batch.mask_BT, clip_range=0.2, num_episodes=num_episodes
+        )
+
+    return GroupLearner(
+        policy,
+        chosen,
+        advantage=lambda scores_PG, kl_PG: rloo_advantages(scores_PG - chosen.kl_coef * kl_PG),
+        policy_loss=loss,
+    )
+
+
+def grpo(policy: TablePolicy, chosen: GroupSettings, *, divide_by_std: bool = True) -> GroupLearner:
+    def loss(logprobs_BT: Tensor, batch: GroupBatch, *, num_episodes: float) -> tuple[Tensor, dict[str, Tensor]]:
+        return grpo_policy_loss(
+            logprobs_BT, batch.logprobs_BT, batch.ref_logprobs_BT, batch.advantages_B, batch.mask_BT,
+            clip_range=0.2, kl_coef=chosen.kl_coef, num_episodes=num_episodes,
+        )  # fmt: skip
+
+    advantage = partial(grpo_advantages, divide_by_std=divide_by_std)
+    return GroupLearner(policy, chosen, advantage=lambda scores_PG, kl_PG: advantage(scores_PG), policy_loss=loss)
+
+
+def run_bandit(learner: GroupLearner) -> None:
+    """All episodes answer the one prompt there is, so any four neighbours are a group."""
+    reference = copy.deepcopy(learner.policy)
+    for update in range(learner.settings.num_updates):
+        rollouts = bandit_rollouts(
+            learner.policy,
+            reference,
+            TableValues(),
+            REWARDS_V,
+            episodes=learner.settings.rollout_batch_size,
+            seed=update,
+        )
+        learner.learn(learner.batch(rollouts)[0], update=update)
+
+
+def total_variation(learner: GroupLearner, wanted_V: Tensor) -> float:
+    return 0.5 * float((learner.policy.table_V.detach().softmax(-1) - wanted_V).abs().sum())
+
+
+def test_rloo_ends_at_the_reference_tilted_by_exp_reward_over_beta_as_ppo_does() -> None:
+    torch.manual_seed(0)
+    start_V = 0.5 * torch.randn(10)
+    learner = rloo(TablePolicy(start_V), settings())
+    run_bandit(learner)
+    assert total_variation(learner, (start_V + REWARDS_V / 0.5).softmax(-1)) < 0.03
+
+
+def test_grpo_without_std_ends_where_the_other_kl_says() -> None:
+    """k3 in the loss penalises KL(ref || pi): at the optimum pi_v (r_v - mean r) (G - 1) / G = beta (pi_v - ref_v).
+
+    (G - 1) / G because a completion is part of the mean it is compared with, which RLOO leaves out.
+    """
+    learner = grpo(TablePolicy(torch.zeros(10)), settings(), divide_by_std=False)
+    run_bandit(learner)
+    pi_V = learner.policy.table_V.detach().softmax(-1)
+    residual_V = 0.75 * pi_V * (REWARDS_V - pi_V @ REWARDS_V) - 0.5 * (pi_V - 0.1)
+    assert residual_V.abs().max() < 0.01 and pi_V[1] > 0.15
+
+
+@pytest.mark.parametrize("make", [rloo, grpo])
+def test_without_kl_they_find_the_best_arm(make: Any) -> None:
+    learner = make(TablePolicy(torch.zeros(10)), settings(kl_coef=0.0, linear_decay=False))
+    run_bandit(learner)
+    assert learner.policy.table_V.softmax(-1)[1] > 0.8
+
+
+def test_groups_of_equal_scores_leave_the_policy_bit_identical() -> None:
+    start_V = torch.randn(10)
+    learner = grpo(TablePolicy(start_V), settings(kl_coef=0.0, num_updates=3))
+    reference = copy.deepcopy(learner.policy)
+    for update in range(3):
+        rollouts = bandit_rollouts(learner.policy, reference, TableValues(), torch.ones(10), episodes=512, seed=update)
+        learner.learn(learner.batch(rollouts)[0], update=update)
+    assert torch.equal(learner.policy.table_V, start_V)
+
+
+def test_microbatches_change_nothing_and_minibatches_are_whole_groups() -> None:
+    tables = []
+    for tokens in (10, 10_000):
+        learner = rloo(
+            TablePolicy(torch.zeros(10)), settings(num_updates=2, microbatch_tokens=tokens, minibatch_size=128)
+        )
+        run_bandit(learner)
+        tables.append(learner.policy.table_V.detach())
+        rows = list(learner._minibatches(0))
+        assert len(rows) == 4 and all((r.view(-1, 4) // 4 == r.view(-1, 4)[:, :1] // 4).all() for r in rows)
+        assert torch.equal(torch.cat(rows).sort().values, torch.arange(512))
+    torch.testing.assert_close(tables[0], tables[1])
+
+
+def test_impossible_sizes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 2"):
+        settings(group_size=1)
+    with pytest.raises(ConfigError, match="group_size"):
+        settings(group_size=3)
