@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from wuya.errors import DataError
 from wuya.feedback.agreement import agreement_ceiling, pairwise_agreement
+from wuya.feedback.pair_votes import PairVotes
 from wuya.feedback.simulated import (
     EXTRA_FEATURE,
     FEATURES,
@@ -19,6 +21,7 @@ from wuya.feedback.simulated import (
     make_labelers,
     rank_all,
 )
+from wuya.feedback.spammers import labeler_skills, suspects
 from wuya.records import Candidate, Message, Prompt
 
 WORDS = (
@@ -171,3 +174,31 @@ def test_overlap_spreads_the_work_evenly(labelers: Labelers, answers: Answers) -
     assert set(counts.values()) == {20}
     per_prompt = {p.id: {r.labeler for r in rankings if r.prompt.id == p.id} for p, _ in answers[:50]}
     assert all(len(names) == 2 for names in per_prompt.values())
+
+
+def test_a_spammer_ranks_at_random_and_is_found_by_agreement_alone(labelers: Labelers, tmp_path: Path) -> None:
+    labelers.with_spammers(["labeler_3"]).save(tmp_path / "labelers.json")
+    people = Labelers.load(tmp_path / "labelers.json")
+    assert [labeler.spam_share for labeler in people.training] == [0, 0, 1.0, 0, 0]
+    answers = random_answers(150, seed=5)
+    rankings = list(rank_all(people.training, answers))
+    assert suspects(labeler_skills(PairVotes.of(rankings), num_samples=60)) == ["labeler_3"]
+    spammer = people.named("labeler_3")
+    assert spammer.rank(*answers[0]) == spammer.rank(*answers[0])  # the same when asked again
+    with pytest.raises(DataError, match="no labeler"):
+        people.with_spammers(["nobody"])
+
+
+def test_somebody_tired_spams_only_their_share_of_the_prompts(labelers: Labelers) -> None:
+    labeler = labelers.training[0]
+    tired = replace(labeler, spam_share=0.3)
+    changed = [labeler.utility(p, c[0]) != tired.utility(p, c[0]) for p, c in random_answers(400, k=1)]
+    assert 0.2 < sum(changed) / len(changed) < 0.4
+
+
+def test_taste_drifts_from_round_to_round(labelers: Labelers) -> None:
+    labeler = replace(labelers.training[0], drift={"kind": -2.0})
+    prompt = Prompt("p", (Message("user", "what now?"),))
+    kind, plain = Candidate("Thanks, that is a wonderful and lovely idea."), Candidate("It is on the table over there.")
+    gaps = [labeler.utility(prompt, kind, round=r) - labeler.utility(prompt, plain, round=r) for r in range(4)]
+    assert gaps == sorted(gaps, reverse=True) and gaps[0] - gaps[3] > 1

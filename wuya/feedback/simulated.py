@@ -89,14 +89,22 @@ class Labeler:
     scale: float = 1.0
     tie_threshold: float = 0.1
     """Answers whose utilities lie at most this far apart are tied."""
+    drift: Mapping[str, float] = field(default_factory=dict)
+    """Added to the own weights once a round: a taste that wanders, or care that wears off."""
+    spam_share: float = 0.0
+    """Share of prompts ranked without reading: 1 is a spammer, .2 somebody tired."""
 
     def __post_init__(self) -> None:
         _check_features(self.own_weights, FEATURES, f"labeler {self.name}")
+        _check_features(self.drift, FEATURES, f"the drift of labeler {self.name}")
 
-    def utility(self, prompt: Prompt, candidate: Candidate) -> float:
-        """Utility with own taste and noise; the same whenever asked."""
+    def utility(self, prompt: Prompt, candidate: Candidate, *, round: int = 0) -> float:
+        """Utility with own taste and noise; the same whenever asked. A prompt that is spammed gets a random number."""
+        if self.spam_share and _uniform(f"spam\0{self.seed}\0{prompt.id}") < self.spam_share:
+            return 10.0 * self.mood(f"spam {prompt.id}", candidate.text)
         values = feature_values(prompt.messages, candidate.text, candidate.finished)
-        return self._linear(values) + self.scale * self.noise_std * self.mood(prompt.id, candidate.text)
+        drifted = self.scale * round * self._drift(values) if self.drift and round else 0.0
+        return self._linear(values) + drifted + self.scale * self.noise_std * self.mood(prompt.id, candidate.text)
 
     def mood(self, prompt_id: str, completion: str) -> float:
         """A standard normal number that depends on nothing but (seed, prompt, completion)."""
@@ -108,7 +116,7 @@ class Labeler:
 
     def rank(self, prompt: Prompt, candidates: Sequence[Candidate], *, round: int = 0) -> Ranking:
         """Dense ranks of the candidates, with ties where the labeler sees no difference."""
-        utilities = [self.utility(prompt, candidate) for candidate in candidates]
+        utilities = [self.utility(prompt, candidate, round=round) for candidate in candidates]
         ranks = dense_ranks(utilities, tie_threshold=self.tie_threshold)
         return Ranking(prompt, tuple(candidates), ranks, self.name, round=round, source="simulated")
 
@@ -116,6 +124,10 @@ class Labeler:
         """1.0 if `a` is better, 0.0 if `b` is, 0.5 if the labeler sees no difference."""
         difference = self.utility(prompt, a) - self.utility(prompt, b)
         return 0.5 if abs(difference) <= self.tie_threshold else float(difference > 0)
+
+    @cached_property
+    def _drift(self) -> "_Linear":
+        return _Linear.of(self.drift, self.taste.normaliser)
 
     @cached_property
     def _linear(self) -> "_Linear":
@@ -153,11 +165,20 @@ class Labelers:
         training, held_out = (tuple(replace(x, scale=scale) for x in group) for group in (self.training, self.held_out))
         return replace(self, training=training, held_out=held_out, agreement=None)
 
+    def with_spammers(self, names: Sequence[str], *, spam_share: float = 1.0) -> "Labelers":
+        """The same people, some of whom rank that share of their prompts at random."""
+        for name in names:
+            self.named(name)
+
+        def changed(group: Sequence[Labeler]) -> tuple[Labeler, ...]:
+            return tuple(replace(x, spam_share=spam_share) if x.name in names else x for x in group)
+
+        return replace(self, training=changed(self.training), held_out=changed(self.held_out))
+
     def save(self, path: Path) -> None:
         """Write everything as JSON."""
         people = [
-            {k: getattr(x, k) for k in ("name", "own_weights", "noise_std", "seed", "scale", "tie_threshold")}
-            | {"held_out": x in self.held_out}
+            {k: getattr(x, k) for k in _SAVED} | {"held_out": x in self.held_out}
             for x in (*self.training, *self.held_out)
         ]
         row = {
@@ -332,6 +353,15 @@ def _deviations(labeler: Labeler, answers: Sequence[tuple[Prompt, Sequence[Candi
             for c in group
         ]
     )
+
+
+_SAVED = ("name", "own_weights", "noise_std", "seed", "scale", "tie_threshold", "drift", "spam_share")
+"""Fields of a labeler in the file; the taste is written once for all."""
+
+
+def _uniform(key: str) -> float:
+    """A number in [0, 1) that depends on nothing but the key."""
+    return int.from_bytes(hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest(), "big") / 2**64
 
 
 def _check_features(weights: Mapping[str, float], known: Sequence[str], whose: str) -> None:
