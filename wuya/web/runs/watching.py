@@ -1,0 +1,138 @@
+"""Local and reporting runs as one: list, details, series, samples, changes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wuya.feedback.database import reading
+from wuya.web.errors import ApiError
+from wuya.web.runs import store
+from wuya.web.runs.folders import RunFolders, is_number
+from wuya.web.runs.thin import thin
+from wuya.web.service import Service
+
+MAX_POINTS = 2000
+
+
+def folders_of(service: Service) -> RunFolders:
+    """The service's view of <workspace>/runs."""
+    if RunFolders not in service.parts:
+        service.put(RunFolders(service.settings.workspace / "runs"))
+    return service.get(RunFolders)
+
+
+def all_runs(service: Service) -> list[dict[str, Any]]:
+    """Every run, the last changed first."""
+    folders = folders_of(service)
+    found = [folders.summary(id) for id in folders.ids()]
+    with reading(service.database) as connection:
+        found += [store.summary(connection, row) for row in store.reporting(connection)]
+    return sorted(found, key=lambda run: run["updated_at"] or 0, reverse=True)
+
+
+def one_run(service: Service, id: str) -> dict[str, Any]:
+    """A run with its config, checkpoints and events."""
+    folders = folders_of(service)
+    if folders.folder(id) is not None:
+        made = folders.made(id)
+        return folders.summary(id) | {
+            "config": folders.config(id),
+            "checkpoints": folders.checkpoints(id),
+            "parents": made.get("parents", {}),
+            "events": [],
+            "keys": keys_of(folders.rows(id)),
+        }
+    with reading(service.database) as connection:
+        row = store.need(connection, id)
+        return store.summary(connection, row) | {
+            "config": row["config"],
+            "checkpoints": [],
+            "parents": {},
+            "events": store.events(connection, id),
+            "keys": keys_of(store.rows(connection, id)),
+        }
+
+
+def rows_of(service: Service, id: str) -> list[dict[str, Any]]:
+    """The figures of a run, wherever they are kept; 404 if there is no such run."""
+    folders = folders_of(service)
+    if folders.folder(id) is not None:
+        return folders.rows(id)
+    with reading(service.database) as connection:
+        store.need(connection, id)
+        return store.rows(connection, id)
+
+
+def samples_of(service: Service, id: str) -> list[dict[str, Any]]:
+    """The answers of a run."""
+    folders = folders_of(service)
+    if folders.folder(id) is not None:
+        return folders.rows(id, "samples.jsonl")
+    with reading(service.database) as connection:
+        store.need(connection, id)
+        return store.samples(connection, id)
+
+
+def keys_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every metric that has a number, in the order of their first appearance."""
+    keys: dict[str, None] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key not in keys and key not in ("step", "time") and is_number(value):
+                keys[key] = None
+    return list(keys)
+
+
+def series(
+    rows: Sequence[Mapping[str, Any]], keys: Sequence[str], *, max_points: int, after: int = -1
+) -> dict[str, Any]:
+    """Points of some metrics, thinned: {key: {step, value, time, tokens}}. `after`: only later steps."""
+    result: dict[str, Any] = {}
+    tokens, last_tokens = [], 0.0
+    for row in rows:
+        last_tokens = row["tokens"] if is_number(row.get("tokens")) else last_tokens
+        tokens.append(last_tokens)
+    for key in keys:
+        points = [
+            (row["step"], float(row[key]), row.get("time") or 0.0, seen)
+            for row, seen in zip(rows, tokens, strict=True)
+            if row["step"] > after and is_number(row.get(key))
+        ]
+        steps, values = [p[0] for p in points], [p[1] for p in points]
+        kept = thin(steps, values, min(max_points, MAX_POINTS))
+        names = ("step", "value", "time", "tokens")
+        result[key] = {name: [points[i][at] for i in kept] for at, name in enumerate(names)} | {"total": len(points)}
+    return result
+
+
+def last_turn(prompt: str) -> str:
+    """What the user said last, without the marks of a chat template: the same prompt in different stages."""
+    text = prompt.split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
+    for mark in ("\n\nHuman:", "### Instruction:", "User:"):
+        text = text.split(mark)[-1]
+    return " ".join(text.split())[:2000]
+
+
+def same_prompt(service: Service, prompt: str) -> list[dict[str, Any]]:
+    """Answers to one prompt in every run of this machine, by run and step."""
+    wanted, folders = last_turn(prompt), folders_of(service)
+    found = []
+    for id in folders.ids():
+        for row in folders.rows(id, "samples.jsonl"):
+            if wanted and last_turn(str(row.get("prompt", ""))) == wanted:
+                found.append({"run": id, "name": id.replace("~", "/")} | row)
+    return found[:200]
+
+
+def page_of_samples(rows: Sequence[Mapping[str, Any]], *, step: int | None, sort: str, limit: int) -> dict[str, Any]:
+    """The answers of one step (the last, if none is named), sorted; and which steps there are."""
+    steps = sorted({row["step"] for row in rows})
+    step = steps[-1] if step is None and steps else step
+    chosen = [dict(row) for row in rows if row["step"] == step]
+    if sort not in ("order", "score", "-score", "kl", "-kl", "length"):
+        raise ApiError(422, "invalid_value", "sort by order, score, -score, kl, -kl or length", param="sort")
+    if sort == "length":
+        chosen.sort(key=lambda row: len(str(row.get("completion", ""))))
+    elif sort != "order":
+        name = sort.removeprefix("-")
+        chosen.sort(key=lambda row: (not is_number(row.get(name)), row.get(name) or 0.0), reverse=sort.startswith("-"))
+    return {"steps": steps, "step": step, "items": chosen[:limit], "total": len(chosen)}

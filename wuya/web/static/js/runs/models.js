@@ -1,0 +1,96 @@
+// The registry: what answers under which name, versions and where they come from, promote and roll back.
+
+import { api } from "../api.js";
+import { confirmDialog, openDialog, promptDialog, toast } from "../dialog.js";
+import { $, fill, h, icon, may, url } from "../dom.js";
+import { load, number, percent, relative, t } from "../i18n.js";
+
+await load("runs");
+const root = $("#models");
+let registry;
+
+const kind = (name) => (name ? h("span", { class: "badge accent" }, t(`runs.kind_${name}`)) : null);
+const failed = (error) => toast(error.message, { kind: "bad" });
+
+async function refresh() {
+  registry = await api.get("/api/registry");
+  draw();
+}
+
+async function promote(version) {
+  const names = [...new Set([...Object.keys(registry.serving), ...registry.aliases.map((row) => row.alias)])];
+  const alias = await openDialog({
+    title: t("runs.promote_title", { name: version.name }),
+    body: (close) => [h("p", {}, t("runs.promote_hint")), h("ul", { class: "palette" }, names.map((name) =>
+      h("li", {}, h("button", { type: "button", class: "menu-item", onclick: () => close(name) }, icon("model"), name)))),
+      h("button", { type: "button", class: "button", onclick: () => close("") }, icon("plus"), t("runs.new_alias"))],
+  });
+  if (alias === null) return;
+  const name = alias || (await promptDialog({ title: t("runs.new_alias"), label: t("runs.alias"), maxlength: 80, action: t("runs.promote") }));
+  if (!name) return;
+  toast(t("runs.loading_model"), { ms: 2500 });
+  try {
+    await api.post(`/api/models/${encodeURIComponent(name.trim())}/promote`, { version_id: version.id });
+    toast(t("runs.promoted", { alias: name, name: version.name }), { kind: "good" });
+  } catch (error) {
+    failed(error);
+  }
+  refresh();
+}
+
+async function rollBack(row) {
+  const before = registry.versions.find((version) => version.id === row.history.at(-1));
+  if (!(await confirmDialog({ title: t("runs.roll_back"), text: t("runs.roll_back_text", { alias: row.alias, name: before?.name || "?" }), action: t("runs.roll_back") }))) return;
+  try {
+    await api.post(`/api/models/${encodeURIComponent(row.alias)}/rollback`);
+    toast(t("runs.rolled_back", { alias: row.alias }), { kind: "good" });
+  } catch (error) {
+    failed(error);
+  }
+  refresh();
+}
+
+async function showLineage(version) {
+  const { items } = await api.get(`/api/model-versions/${version.id}/lineage`);
+  openDialog({ title: t("runs.lineage"), body: () => h("ol", { class: "stack" }, items.map((item, index) => h("li", { class: "row" },
+    index ? icon("down") : icon("model"), h("b", { class: "wrap" }, item.name), kind(item.kind),
+    item.reward_model ? h("small", { class: "muted wrap" }, t("runs.against", { name: item.reward_model })) : null))) });
+}
+
+const rate = (figures) => Object.entries(figures || {}).map(([name, figure]) => {
+  const value = typeof figure === "number" ? figure : (figure?.mean ?? figure?.win_rate ?? figure?.value);
+  return typeof value === "number" ? h("span", { class: "badge good" }, `${name.replaceAll("_", " ")} ${percent(value)}`) : null;
+});
+
+function draw() {
+  const serving = Object.entries(registry.serving);
+  const byAlias = Object.fromEntries(registry.aliases.map((row) => [row.alias, row]));
+  const names = [...new Set([...serving.map(([name]) => name), ...Object.keys(byAlias)])];
+  const keeper = may("models");
+  fill(root,
+    h("h2", {}, t("runs.answering")),
+    names.length ? h("div", { class: "grid", style: { margin: "12px 0 32px" } }, names.map((name) => {
+      const row = byAlias[name];
+      const live = registry.serving[name];
+      return h("section", { class: "card stack" }, h("div", { class: "row" }, h("h3", { class: "wrap" }, name), h("span", { class: "spacer" }), h("span", { class: name in registry.serving ? "badge good" : "badge" }, h("span", { class: "dot" }), t(name in registry.serving ? "runs.live" : "runs.not_loaded"))),
+        h("p", { class: "muted small wrap" }, row?.version || live || ""),
+        keeper && row?.history.length ? h("div", {}, h("button", { type: "button", class: "button small", onclick: () => rollBack(row) }, icon("undo"), t("runs.roll_back"))) : null);
+    })) : h("p", { class: "muted" }, t("runs.no_models")),
+    h("h2", {}, t("runs.versions")),
+    registry.versions.length ? h("div", { class: "table-wrap", style: { margin: "12px 0 32px" } }, h("table", { class: "table stacked" },
+      h("thead", {}, h("tr", {}, ["name", "kind", "from", "state", "created", ""].map((name) => h("th", { scope: "col" }, name ? t(`runs.${name}`) : h("span", { class: "visually-hidden" }, t("runs.actions")))))),
+      h("tbody", {}, registry.versions.map((version) => h("tr", {},
+        h("td", { class: "full wrap" }, h("b", {}, version.name), version.ctx_len ? h("small", { class: "muted" }, ` ${t("runs.context", { tokens: number(version.ctx_len) })}`) : null),
+        h("td", {}, kind(version.kind)), h("td", { class: "wrap muted" }, [version.parent, version.reward_model && t("runs.against", { name: version.reward_model })].filter(Boolean).join(" \u00b7 ") || "\u2013"),
+        h("td", {}, h("span", { class: version.state === "live" ? "badge good" : "badge" }, t(`runs.state_${version.state}`))), h("td", { class: "muted" }, relative(version.created_at)),
+        h("td", { class: "full" }, h("div", { class: "row" }, keeper && version.path && version.kind !== "rm" ? h("button", { type: "button", class: "button small primary", onclick: () => promote(version) }, t("runs.promote")) : null,
+          h("button", { type: "button", class: "button small", onclick: () => showLineage(version).catch(failed) }, icon("branch"), t("runs.lineage"))))))))) : h("p", { class: "muted", style: { margin: "12px 0 32px" } }, t("runs.no_versions")),
+    registry.found.length ? [h("h2", {}, t("runs.found")), h("div", { class: "grid", style: { margin: "12px 0" } }, registry.found.map((item) => h("section", { class: "card stack" },
+      h("div", { class: "row" }, h("a", { class: "run-name wrap", href: url(`/runs/${encodeURIComponent(item.run)}`) }, item.name), h("span", { class: "spacer" }), kind(item.kind)),
+      h("div", { class: "row" }, rate(item.win_rate)),
+      h("div", { class: "row" }, h("small", { class: "muted" }, item.created_at ? relative(item.created_at) : ""), h("span", { class: "spacer" }),
+        keeper ? h("button", { type: "button", class: "button small", onclick: () => api.post("/api/model-versions", { run: item.run }).then(refresh, failed) }, t("runs.register")) : null))))] : null);
+  root.removeAttribute("aria-busy");
+}
+
+await refresh().catch((error) => fill(root, h("div", { class: "notice bad" }, icon("warning"), error.message)));
