@@ -79,7 +79,7 @@ class Api:
         headers = {"content-type": "application/json", **(headers or {})}
         asked = urllib.request.Request(self.url + path, data, headers, method=method or None)
         try:
-            with urllib.request.urlopen(asked, timeout=20) as answer:
+            with urllib.request.urlopen(asked, timeout=60) as answer:
                 return Raw(answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read().decode())
         except urllib.error.HTTPError as error:
             with error:

@@ -1,7 +1,7 @@
 """Token buckets: what they let through, how long they make wait, what they tell the client."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wuya.web.api.limits import RateLimiter, TokenBucket
@@ -42,6 +42,7 @@ def test_more_than_a_full_bucket_passes_when_the_bucket_is_full() -> None:
     assert bucket.seconds_until(1000) == 0
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 1000), st.lists(st.tuples(st.floats(0, 5), st.integers(1, 50)), max_size=50))
 def test_never_more_than_the_limit_and_what_time_brought(limit: int, steps: list[tuple[float, int]]) -> None:
     clock = Clock()

@@ -15,6 +15,7 @@ from wuya.feedback.tables import User, now, uuid7
 from wuya.web.accounts.store import start_session
 from wuya.web.api import store
 from wuya.web.api.key_text import looks_like_ours, new_key, redacted, sha256_of
+from wuya.web.operations.metrics import metrics_of
 from wuya.web.tables import ApiKey, AuditRow
 
 CHAT: Any = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}
@@ -172,6 +173,17 @@ def test_a_laptop_counts_without_keys_and_honours_those_it_has(api: Api) -> None
     assert api.send(f"/api/keys/{own['id']}", method="DELETE").status == 204
     with pytest.raises(openai.AuthenticationError):
         api.client(key).chat.completions.create(**CHAT)
+
+
+def test_metrics_name_models_and_no_keys(keyed: Api) -> None:
+    key = keyed.key(rpm=1)
+    keyed.client(key).chat.completions.create(**CHAT)
+    with pytest.raises(openai.RateLimitError):
+        keyed.client(key).chat.completions.create(**CHAT)
+    text = metrics_of(keyed.service).text().decode()
+    assert 'wuya_tokens_total{kind="completion",model="fake"}' in text
+    assert "wuya_rate_limited_total" in text and "wuya_time_to_first_token_seconds_count" in text
+    assert key[:11] not in text
 
 
 def test_keys_are_cut_in_texts() -> None:

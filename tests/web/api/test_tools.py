@@ -3,7 +3,7 @@
 import json
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wuya.web.api.tools import Call, ToolCallReader, parse_calls
@@ -72,6 +72,7 @@ def test_arguments_that_are_text_already_are_kept() -> None:
     assert parse_calls("[" * 100_000, ["time"]) == []
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 200), max_size=20))
 def test_cuts_change_nothing(cuts: list[int]) -> None:
     text = "Let me see: <b> " + CALL + " then " + CALL + " <tool_cal"

@@ -16,6 +16,7 @@ from wuya.web.api.desk import Caller, Desk
 from wuya.web.api.jobs import Jobs, open_jobs, unless_client_leaves
 from wuya.web.api.schema import Body, SamplingBody, ignored
 from wuya.web.errors import ApiError
+from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service
 
 
@@ -94,7 +95,7 @@ async def _accept(plan: Plan, stack: AsyncExitStack) -> tuple[Jobs, dict[str, st
     desk = plan.service.get(Desk)
     ticket = await desk.admit(plan.caller, plan.head.model, prompt_tokens=sum(map(len, plan.prompts)), max_tokens=most)
     stack.callback(ticket.close)
-    jobs = await stack.enter_async_context(open_jobs(plan.service.engine, plan.requests()))
+    jobs = await stack.enter_async_context(open_jobs(plan.service.engine, plan.requests(), metrics_of(plan.service)))
     ticket.usage = jobs.usage
     return jobs, dict(ticket.headers)
 

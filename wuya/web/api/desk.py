@@ -8,7 +8,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Annotated
 
+from fastapi import Depends
+from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
@@ -19,7 +22,12 @@ from wuya.web.api.jobs import Usage
 from wuya.web.api.key_text import looks_like_ours, sha256_of
 from wuya.web.api.limits import RateLimiter
 from wuya.web.api.store import KeyRecord
+from wuya.web.operations.metrics import Metrics, metrics_of
 from wuya.web.service import Service, service_of
+
+
+BEARER = HTTPBearer(auto_error=False, description="An API key. Not needed where the server runs without accounts.")
+"""For the OpenAPI document; the work is done by `caller_with`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,7 @@ class Caller:
 def caller_with(scope: str) -> Callable[[Request], Caller]:
     """A dependency: the request's caller, refused without a good key of this scope ("": any good key)."""
 
-    def dependency(request: Request) -> Caller:
+    def dependency(request: Request, _documented: Annotated[object, Depends(BEARER)]) -> Caller:
         service = service_of(request)
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         text = text.strip() if scheme.lower() == "bearer" else ""
@@ -96,6 +104,10 @@ class Desk:
     _reserved: dict[str, int] = field(default_factory=dict)
     _writes: set[asyncio.Task[None]] = field(default_factory=set)
 
+    @property
+    def _metrics(self) -> Metrics:
+        return metrics_of(self.service)
+
     async def admit(self, caller: Caller, model: ModelInfo, *, prompt_tokens: int, max_tokens: int) -> Ticket:
         """Let a request in, or refuse it with 429.
 
@@ -109,12 +121,14 @@ class Desk:
             used = await run_in_threadpool(store.tokens_this_month, self.service.database, key.id)
             left = key.monthly_tokens - used - self._reserved.get(key.id, 0)
             if most > left:
+                self._metrics.rate_limited.inc()
                 raise refusals.quota_spent(
                     f"this key has {max(0, left):,} of {key.monthly_tokens:,} tokens left this month; the request may"
                     f" use {most:,} (lower `max_tokens`, or ask for a larger budget)"
                 )
         verdict = self.limiter.admit(key.id, rpm=key.rpm, tpm=key.tpm, tokens=prompt_tokens)
         if verdict.wait_seconds > 0:
+            self._metrics.rate_limited.inc()
             limit = key.rpm if verdict.what == "requests" else key.tpm
             raise refusals.rate_limited(
                 f"this key may use {limit:,} {verdict.what} a minute; try again in {verdict.wait_seconds:.1f} s",
@@ -129,6 +143,9 @@ class Desk:
         if ticket.usage is None:
             self._release(ticket)
             return
+        counter = self._metrics.tokens
+        counter.labels("prompt", ticket.model.alias).inc(ticket.usage.prompt_tokens)
+        counter.labels("completion", ticket.model.alias).inc(ticket.usage.completion_tokens)
         key = ticket.caller.key
         if key is not None:
             self.limiter.charge(key.id, tpm=key.tpm, tokens=ticket.usage.completion_tokens)

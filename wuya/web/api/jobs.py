@@ -1,6 +1,7 @@
 """One request of `/v1` as jobs of the engine: accepted before the first byte, freed when the client leaves."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from wuya.inference.backends.protocol import (
     Done,
     Engine,
     Event,
+    Failed,
     GenerationRequest,
     Started,
 )
+from wuya.web.operations.metrics import Metrics
 
 ResultT = TypeVar("ResultT")
 
@@ -48,10 +51,37 @@ class Usage:
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
+class _Watch:
+    """Times what a client waits for, and counts how jobs end."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._start = time.perf_counter()
+        self._last: dict[tuple[int, int], float] = {}
+
+    def see(self, prompt: int, event: Event) -> None:
+        """Note an event of the job of prompt number `prompt`."""
+        match event:
+            case Delta(index=index, token_ids=ids) if ids:
+                now, before = time.perf_counter(), self._last.get((prompt, index))
+                self._last[prompt, index] = now
+                if before is None:
+                    self._metrics.ttft_seconds.observe(now - self._start)
+                else:
+                    self._metrics.inter_token_seconds.observe(now - before)
+            case Done(finish_reason=reason):
+                self._metrics.generations.labels("stopped" if reason == "cancelled" else "done").inc()
+            case Failed():
+                self._metrics.generations.labels("failed").inc()
+
+
 class Jobs:
     """The engine's jobs for the prompts of one request, read as one stream of (prompt number, event)."""
 
-    def __init__(self, streams: Sequence[AsyncGenerator[Event, None]], first: Sequence[tuple[int, Event]]) -> None:
+    def __init__(
+        self, streams: Sequence[AsyncGenerator[Event, None]], first: Sequence[tuple[int, Event]], metrics: Metrics
+    ) -> None:
+        self._watch = _Watch(metrics)
         self._streams = streams
         self._first = first
         self._pumps: list[asyncio.Task[None]] = []
@@ -63,6 +93,7 @@ class Jobs:
             yield number, event
         async for number, event in self._one() if len(self._streams) == 1 else self._several():
             self.usage.see(number, event)
+            self._watch.see(number, event)
             yield number, event
 
     async def _one(self) -> AsyncIterator[tuple[int, Event]]:
@@ -95,7 +126,7 @@ class Jobs:
 
 
 @asynccontextmanager
-async def open_jobs(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncIterator[Jobs]:
+async def open_jobs(engine: Engine, requests: Sequence[GenerationRequest], metrics: Metrics) -> AsyncIterator[Jobs]:
     """Hand `requests` to the engine, all or none; raises what the engine refuses with. Leaving frees every slot."""
     streams: list[AsyncGenerator[Event, None]] = []
     jobs: Jobs | None = None
@@ -107,7 +138,7 @@ async def open_jobs(engine: Engine, requests: Sequence[GenerationRequest]) -> As
                 first.append((number, await anext(streams[-1])))
             else:
                 first += [(number, event) for event in _nothing_to_write(request)]
-        jobs = Jobs(streams, first)
+        jobs = Jobs(streams, first, metrics)
         yield jobs
     finally:
         if jobs is None:

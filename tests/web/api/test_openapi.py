@@ -1,0 +1,89 @@
+"""Requests made up from the OpenAPI document: never a 5xx, never an answer that the document does not describe."""
+
+from typing import Any
+
+import pytest
+
+from tests.web.api.conftest import Api
+
+schemathesis = pytest.importorskip("schemathesis")
+
+from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
+from schemathesis import GenerationMode, checks  # noqa: E402
+
+PATH = "^/v1/"
+
+
+def _checks(*names: str) -> list[Any]:
+    return [checks.CHECKS.get_one(name) for name in names]
+
+
+@pytest.fixture
+def document(keyed: Api) -> Any:
+    schema = schemathesis.openapi.from_dict(keyed.send("/openapi.json").json())
+    schema.config.update(base_url=keyed.url, headers={"authorization": f"Bearer {keyed.key()}"})
+    schema = schema.include(path_regex=PATH)
+
+    @schema.hook  # type: ignore[untyped-decorator]
+    def map_body(context: Any, body: Any) -> Any:
+        """Requests for a model that is there get further than the first check."""
+        if isinstance(body, dict) and isinstance(body.get("model"), str):
+            return {**body, "model": "fake"}
+        return body
+
+    return schema
+
+
+ROUTES = [
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/embeddings"),
+    ("POST", "/v1/tokenize"),
+    ("POST", "/v1/detokenize"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model}"),
+]
+QUICK = settings(
+    max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+)
+LONG = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def hold(document: Any, method: str, path: str, limits: settings) -> None:
+    """Every check that made-up requests allow; constraints between fields are beyond a schema's words."""
+    excluded = _checks("positive_data_acceptance")
+    operation = document[path][method]
+    for mode in GenerationMode.all():
+        if mode is GenerationMode.NEGATIVE and path == "/v1/models":
+            continue  # nothing can be wrong with it
+
+        @limits
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def run(case: Any) -> None:
+            case.call_and_validate(excluded_checks=excluded, timeout=60)
+
+        run()
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_every_answer_is_as_documented(document: Any, method: str, path: str) -> None:
+    hold(document, method, path, QUICK)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_every_answer_is_as_documented_for_longer(document: Any, method: str, path: str) -> None:
+    hold(document, method, path, LONG)
+
+
+def test_the_document_names_every_body_and_refusal(api: Api) -> None:
+    document = api.send("/openapi.json").json()
+    paths = {path: item for path, item in document["paths"].items() if path.startswith("/v1")}
+    assert {(method.upper(), path) for path, item in paths.items() for method in item} >= set(ROUTES)
+    for path, item in paths.items():
+        for method, operation in item.items():
+            assert "422" not in operation["responses"], f"{method} {path}: an answer that is never sent"
+            for status in ("200", "400", "401", "403", "404", "429", "503"):
+                body = operation["responses"][status]["content"]["application/json"]["schema"]
+                assert body, f"{method} {path} {status}"
+            assert operation["summary"] and operation["description"]
