@@ -56,6 +56,7 @@ function drawMath(node, depth) {
 /** @param {any} node */
 function formula(node) {
   const drawn = node.mathml ? drawMath(node.mathml, 0) : null;
+  if (drawn instanceof Element && node.display) drawn.setAttribute("display", "block");
   const box = element(node.display ? "div" : "span", node.display ? "math math-block" : "math");
   if (node.display) box.tabIndex = 0; // wide formulas scroll sideways, by keyboard too
   box.append(drawn ?? element("code", "math-source", String(node.source ?? "")));

@@ -113,6 +113,6 @@ export class ComparisonView {
   async vote(outcome) {
     if (!this.ready) return;
     this.state = "";
-    if (await this.app.vote(this.id, this.#body(outcome))) this.bar.querySelector("button.primary, .row button")?.focus();
+    if (await this.app.vote(this.id, this.#body(outcome))) (this.bar.querySelector("[data-act]") ?? this.bar.querySelector(".row button"))?.focus();
   }
 }

@@ -4,6 +4,8 @@
  */
 import { follow } from "../api.js";
 
+const ENDED = new Set(["done", "stopped", "failed"]);
+
 export class Jobs {
   /** @param {(waiting: boolean) => void} connection called when a stream is lost, and when it is back */
   constructor(connection) {
@@ -24,7 +26,9 @@ export class Jobs {
     const onEvent = ({ type, data }) => {
       if (control.signal.aborted) return true;
       listener(type, data);
-      return type === "final" || type === "error";
+      if (type !== "snapshot" || !ENDED.has(data.state)) return type === "final" || type === "error";
+      listener("gone", null); // it ended before we came: the stored message says how
+      return true;
     };
     try {
       await follow(`/api/generations/${id}/events`, { onEvent, onState: (state) => this.connection(state === "waiting"), signal: control.signal });

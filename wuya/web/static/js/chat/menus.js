@@ -60,9 +60,11 @@ export async function rename(app, chat) {
 export function chatMenu(app, button) {
   menuButton(button, () => {
     const chat = app.thread.conversation;
-    if (!chat) return [{ label: t("chat.import"), icon: "upload", onselect: () => app.importFile() }, { label: t("chat.shares"), icon: "link", onselect: () => app.listShares() }];
+    const compare = { label: t("chat.compare"), icon: "compare", onselect: () => app.configure({ mode: app.settings.mode === "compare" ? "single" : "compare" }) };
+    if (!chat) return [compare, { label: t("chat.import"), icon: "upload", onselect: () => app.importFile() }, { label: t("chat.shares"), icon: "link", onselect: () => app.listShares() }];
     return [
       { label: t("chat.rename"), icon: "edit", onselect: () => rename(app, chat) },
+      compare,
       { label: t("chat.share"), icon: "share", onselect: () => shareDialog(app) },
       { label: t("chat.shares"), icon: "link", onselect: () => app.listShares() },
       null,

@@ -6,6 +6,7 @@ import { editor } from "./editor.js";
 import { ratingPanel } from "./rating.js";
 
 const LONG = 6000; // characters of a question that are shown at once
+const MARKUP = /[`*_$|#[\]<>~\\\n]/; // text from here on waits for its nodes: a quarter of a second at most
 
 /** @typedef {import("./tree.js").Message} Message */
 
@@ -27,6 +28,7 @@ export class MessageView {
     /** @type {{from: number, nodes: any[]}[]} what the stream brought since the last frame */
     this.pending = [];
     this.tail = "";
+    this.held = false;
     /** @type {Node[]} */
     this.provisional = [];
     this.editing = false;
@@ -46,6 +48,10 @@ export class MessageView {
   update(how = {}) {
     const message = this.message;
     if (!message) return;
+    const state = this.#state(message, how);
+    if (message === this.seen && state === this.state) return; // a long chat is drawn often: nothing is done for most of it
+    this.seen = message;
+    this.state = state;
     const { role } = message;
     this.node.className = `msg ${role}`;
     this.node.classList.toggle("streaming", this.streaming);
@@ -59,6 +65,14 @@ export class MessageView {
     this.#notes(message);
     if (this.editing) return;
     fill(this.foot, this.streaming || message.local ? this.#progress(message) : this.#actions(message, how));
+  }
+
+  /** Everything that the drawing depends on and that changes in place. @param {Message} message @param {any} how */
+  #state(message, how) {
+    const { local, status, feedback, siblings, model } = message;
+    const job = this.app.thread.jobs.get(this.id);
+    const writing = job && [job.state, job.position, this.app.answers.stopping];
+    return JSON.stringify([how, local, status, feedback, siblings, model, writing, this.app.dropped.has(this.id), this.editing, this.rating]);
   }
 
   /** @param {Message} message @param {any} how */
@@ -132,15 +146,25 @@ export class MessageView {
       message.content = data.text;
       this.pending = [{ from: 0, nodes: data.nodes ?? [] }];
       this.tail = "";
+      this.held = false;
     } else {
       message.content += data.t ?? "";
       if (data.nodes) {
         while (this.pending.length && (this.pending.at(-1)?.from ?? 0) >= data.from) this.pending.pop();
         this.pending.push({ from: data.from ?? 0, nodes: data.nodes });
         this.tail = "";
-      } else this.tail += data.t ?? "";
+        this.held = false;
+      } else this.#foresee(data.t ?? "");
     }
     if (data.n !== undefined) message.completion_tokens = data.n;
+  }
+
+  /** Plain words are shown before their nodes come; whatever may be markup is not. @param {string} text */
+  #foresee(text) {
+    if (this.held) return;
+    const at = text.search(MARKUP);
+    this.held = at >= 0;
+    this.tail += this.held ? text.slice(0, at) : text;
   }
 
   flush() {
@@ -260,7 +284,7 @@ export class MessageView {
   async thumb(value) {
     const same = this.message.feedback?.value === value;
     await this.app.rate(this.id, same ? null : { value });
-    this.rating = !same;
+    this.rating = this.message.feedback?.value === value;
     this.update();
     if (this.rating) this.notes.querySelector(".rating button")?.focus({ preventScroll: true });
   }

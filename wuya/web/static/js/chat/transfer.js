@@ -44,7 +44,7 @@ export function importDialog(app) {
           const result = await request("POST", "/api/import", file, { raw: true, headers: { "content-type": type } });
           await app.history.reload();
           close();
-          toast(t("chat.imported", { count: result.imported, skipped: result.skipped }), { kind: "good" });
+          toast(t("chat.imported", { count: result.imported, skipped: result.skipped }), { kind: result.imported ? "good" : "info" });
           if (result.conversations.length === 1) app.open(result.conversations[0].id);
         } catch (problem) {
           status.textContent = explain(problem);
