@@ -152,14 +152,23 @@ def load_config(config_class: type[ConfigT], path: Path | str) -> ConfigT:
 def with_overrides(config: ConfigT, overrides: Mapping[str, object]) -> ConfigT:
     """The config with some fields replaced by name; an unknown name is refused with the nearest known one."""
     known = field_names(type(config))
-    for name in overrides:
+    hints = typing.get_type_hints(type(config))
+    for name, value in overrides.items():
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)
             raise ConfigError(
                 f"unknown setting `{name}` of {type(config).__name__}",
                 hint=f"did you mean `{nearest[0]}`?" if nearest else f"known: {', '.join(known)}",
             )
+        if hints[name] in (int, float, str, bool) and not _fits(value, hints[name]):
+            raise ConfigError(f"`{name}` of {type(config).__name__} must be {hints[name].__name__}", found=repr(value))
     return dataclasses.replace(config, **overrides)  # type: ignore[type-var]
+
+
+def _fits(value: object, hint: type) -> bool:
+    """Whether a plain value has a field's type; whole numbers are numbers, true and false are not."""
+    wanted = (int, float) if hint is float else hint
+    return isinstance(value, wanted) and (hint is bool or not isinstance(value, bool))
 
 
 def require_positive(config: object, *names: str) -> None:

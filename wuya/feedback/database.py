@@ -160,7 +160,7 @@ def _database_errors(url: URL) -> Iterator[None]:
                 found=reason,
                 hint="choose a place you may write to (WUYA_WORKSPACE=...)",
             ) from error
-        if "full" in reason:
+        if "full" in reason or "disk I/O error" in reason:  # the latter where a file may not grow any more
             raise RunError(
                 f"can't write `{_shown(url)}`", found=reason, hint="free some space and try again"
             ) from error

@@ -21,7 +21,7 @@ from wuya.config import require_positive
 from wuya.console import Progress, say
 from wuya.data.corpus import CorpusSource, read_documents
 from wuya.data.formats import read_demonstrations, read_prompts
-from wuya.errors import ConfigError
+from wuya.errors import ConfigError, DataError
 from wuya.evals.answers import Answers, chat_answers, transcript_answers, write_answers
 from wuya.evals.bootstrap import mean_interval
 from wuya.evals.diversity import diversity
@@ -31,7 +31,7 @@ from wuya.evals.likelihood import alignment_tax, bits_per_byte, kl_divergence, s
 from wuya.evals.outside_judges import judge_answers
 from wuya.evals.proxy import best_of_n, mean_scores, proxy_scores
 from wuya.feedback.simulated import Labelers
-from wuya.files import BadRows, make_folder, to_json, write_atomic
+from wuya.files import BadRows, FileLock, make_folder, to_json, write_atomic
 from wuya.inference.rewards import load_reward
 from wuya.models.checkpoint import describe_parent, load_checkpoint
 from wuya.models.gpt import GPT
@@ -107,11 +107,18 @@ class EvaluateConfig:
 def run(config: EvaluateConfig) -> Path:
     """Returns the path of evaluation.json."""
     make_folder(config.out)
+    with FileLock(config.out / ".lock"):
+        return _evaluate(config)
+
+
+def _evaluate(config: EvaluateConfig) -> Path:
+    # 0. Everything is read before anything is computed
+    prompts, texts = _read_prompts(config), _read_texts(config)
+    labelers = Labelers.load(config.labelers) if config.labelers else None
     models, tokenizer = _load_models(config)
-    prompts = _read_prompts(config)
+    score = load_reward(config.reward_model, tokenizer) if config.reward_model else None
     # 1. Everyone answers the same prompts once; the SFT model `best_of` times more for the baseline without training
     answers = _sample_answers(config, models, tokenizer, prompts)
-    score = load_reward(config.reward_model, tokenizer) if config.reward_model else None
     if score is not None and config.best_of > 1:
         answers["best_of_n"] = best_of_n(
             models["sft"], tokenizer, prompts, score,
@@ -120,7 +127,6 @@ def run(config: EvaluateConfig) -> Path:
     proxy = {name: proxy_scores(score, tokenizer, prompts, a) for name, a in answers.items()} if score else {}
     write_answers(config.out / "answers.jsonl", prompts, answers, proxy)
     # 2. Who is preferred, by people who did not train the reward model
-    labelers = Labelers.load(config.labelers) if config.labelers else None
     report: dict[str, Any] = {
         "seed": config.seed,
         "num_prompts": len(prompts),
@@ -129,7 +135,7 @@ def run(config: EvaluateConfig) -> Path:
         "win_rate": _win_rates(config, prompts, answers, labelers, proxy),
         # 3. What it cost: distance from the reference, loss on raw text, variety
         "kl": _kl(config, models, answers),
-        **_raw_text_losses(config, models, tokenizer),
+        **_raw_text_losses(config, models, tokenizer, texts),
         "diversity": {name: diversity([c.text for c in a.candidates]).to_dict() for name, a in answers.items()},
         "finished": {name: sum(c.finished for c in a.candidates) / len(prompts) for name, a in answers.items()},
         "scores": mean_scores(prompts, answers, labelers, proxy),
@@ -156,7 +162,26 @@ def _load_models(config: EvaluateConfig) -> tuple[dict[str, GPT], Tokenizer]:
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     loaded = {n: load_checkpoint(p, device=device, dtype=dtype) for n, p in _checkpoints(config).items()}
-    return {name: model.eval() for name, (model, _) in loaded.items()}, loaded["sft"][1]
+    model, tokenizer = loaded["sft"]
+    for name, (_, other) in loaded.items():
+        _require_same_tokenizer(tokenizer, other, name)
+    if config.max_tokens >= model.config.context_length:
+        raise ConfigError(
+            "`max_tokens` leaves no room for a prompt",
+            found=f"{config.max_tokens}, the context holds {model.config.context_length}",
+            hint=f"try `--max_tokens {max(1, model.config.context_length // 2)}`",
+        )
+    return {name: model.eval() for name, (model, _) in loaded.items()}, tokenizer
+
+
+def _require_same_tokenizer(tokenizer: Tokenizer, other: Tokenizer, name: str) -> None:
+    """All answers are compared token by token: KL, bits per byte, the judge."""
+    if other.fingerprint != tokenizer.fingerprint:
+        raise ConfigError(
+            f"`{name}` and `sft` have different tokenizers, so their answers can't be compared token by token",
+            found=f"{other.vocab_size} and {tokenizer.vocab_size} tokens",
+            hint=f"leave `{name}` out, or evaluate it against its own SFT checkpoint",
+        )
 
 
 def _read_prompts(config: EvaluateConfig) -> list[Prompt]:
@@ -167,6 +192,19 @@ def _read_prompts(config: EvaluateConfig) -> list[Prompt]:
     if len(prompts) < config.num_prompts:
         say(f"only {len(prompts)} prompts in {config.prompts}, {config.num_prompts} wanted")
     return prompts
+
+
+def _read_texts(config: EvaluateConfig) -> list[str]:
+    if config.texts is None:
+        return []
+    bad = BadRows()
+    documents = read_documents(CorpusSource(name="texts", path=str(config.texts)), bad)
+    texts = [document.text for document in islice(documents, config.num_texts)]
+    if not texts:
+        raise DataError(f"`{config.texts}` holds no text", found=bad.summary() or "an empty file")
+    if bad.count:
+        say(bad.summary())
+    return texts
 
 
 def _sample_answers(
@@ -241,12 +279,12 @@ def _kl(config: EvaluateConfig, models: Mapping[str, GPT], answers: Mapping[str,
     return rows
 
 
-def _raw_text_losses(config: EvaluateConfig, models: Mapping[str, GPT], tokenizer: Tokenizer) -> dict[str, Any]:
+def _raw_text_losses(
+    config: EvaluateConfig, models: Mapping[str, GPT], tokenizer: Tokenizer, texts: Sequence[str]
+) -> dict[str, Any]:
     """Bits per byte of every model on the same raw documents, and each policy's excess over SFT, paired by document."""
-    if config.texts is None:
+    if not texts:
         return {"bits_per_byte": {}, "tax": {}}
-    documents = read_documents(CorpusSource(name="texts", path=str(config.texts)), BadRows())
-    texts = [document.text for document in islice(documents, config.num_texts)]
     context_length = models["sft"].config.context_length
     with Progress(len(models), "bits per byte", unit="model") as progress:
         scores = {}
@@ -269,7 +307,8 @@ def _outside_judges(
 ) -> dict[str, Any]:
     if config.judge is None or config.judge_turns is None:
         return {}
-    judge, _ = load_checkpoint(config.judge, device=resolve_device(config.device))
+    judge, its_tokenizer = load_checkpoint(config.judge, device=resolve_device(config.device))
+    _require_same_tokenizer(tokenizer, its_tokenizer, "judge")
     turns = list(islice(read_demonstrations(config.judge_turns, BadRows()), NUM_JUDGE_TURNS))
     return judge_answers(
         judge, tokenizer, turns, prompts, answers,

@@ -122,6 +122,8 @@ def run(config: SampleConfig) -> Path:
     """Returns the path of completions.jsonl."""
     make_folder(config.out)
     with FileLock(config.out / ".lock"):
+        if config.database:
+            FeedbackStore(config.database).close()  # it can be opened: known before an hour of sampling, not after
         # 1. Prompts, as many as are new
         prompts = load_prompts(config)
         done = _prepare_folder(config, prompts)

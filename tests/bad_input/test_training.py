@@ -1,119 +1,17 @@
-"""Bad input through the command line: a clear message, the right exit code, nothing half-written, no traceback."""
+"""The training commands: tokenizer, prepare, pretrain, sft, reward, ppo."""
 
 import json
 import os
 import re
-import resource
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import AbstractContextManager
 
 import pytest
-import torch
 
+from tests.bad_input.world import BROKEN, RANKING, Refused, World, chat, replaced
 from wuya import cli
 from wuya.files import FileLock
-from wuya.models.checkpoint import save_checkpoint
-from wuya.models.gpt import GPT
-from wuya.models.presets import modern
-from wuya.models.reward_model import ScalarModel
-from wuya.tokenizer.bpe import train_tokenizer
 
-TEXT = "The crow drops a stone into the jar. The water rises, and the crow drinks. Hello, how are you today? "
-PROMPT = [{"role": "user", "content": "Hello, how are you?"}]
-
-
-def chat(*contents: str) -> dict[str, Any]:
-    roles = ("user", "assistant")
-    return {"messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]}
-
-
-RANKING = {
-    "prompt": PROMPT,
-    "candidates": [{"text": "I am fine."}, {"text": "Stone."}, {"text": "Good, and you?"}],
-    "ranks": [2, 3, 1],
-    "labeler": "a",
-}
-
-
-@dataclass(frozen=True)
-class World:
-    """Whole, valid input of every kind, tiny; each test breaks one thing."""
-
-    folder: Path
-
-    def __truediv__(self, name: str) -> Path:
-        return self.folder / name
-
-    def rows(self, name: str, *rows: Any) -> Path:
-        """A JSON-lines file; text rows are written as they are."""
-        path = self.folder / name
-        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-        return path
-
-
-def make_world(folder: Path) -> World:
-    world = World(folder)
-    (folder / "corpus.txt").write_text("\f".join(f"{TEXT * 3} Number {n} is here." for n in range(60)))
-    tokenizer = train_tokenizer([TEXT], vocab_size=300)
-    tokenizer.save(folder / "tokenizer")
-    torch.manual_seed(0)
-    size = {"num_layers": 1, "model_dim": 32, "context_length": 64, "head_dim": 16}
-    model = GPT(modern(vocab_size=tokenizer.vocab_size, **size))
-    save_checkpoint(folder / "base", model, tokenizer, recipe="pretrain")
-    save_checkpoint(folder / "reward", ScalarModel(model), tokenizer, recipe="reward")
-    other = train_tokenizer([TEXT + "zebra quartz jumping vex'd foxes "], vocab_size=290)
-    save_checkpoint(folder / "other", GPT(modern(vocab_size=other.vocab_size, **size)), other, recipe="pretrain")
-    world.rows("demonstrations.jsonl", *(chat(f"Hello {n}", "I am fine.") for n in range(8)))
-    world.rows("prompts.jsonl", *({"prompt": f"Hello {n}, how are you?"} for n in range(8)))
-    world.rows("rankings.jsonl", *({**RANKING, "prompt": f"Hello {n}?"} for n in range(4)))
-    assert cli.main([*"prepare --validation_fraction 0.1 --workers 1 --inputs".split(), str(folder / "corpus.txt"),
-                     "--tokenizer", str(folder / "tokenizer"), "--out", str(folder / "shards")]) == 0  # fmt: skip
-    return world
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture
-def world(whole: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A copy to break."""
-    shutil.copytree(whole.folder, tmp_path / "w")
-    monkeypatch.chdir(tmp_path / "w")
-    return World(tmp_path / "w")
-
-
-@pytest.fixture
-def refused(world: World, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command that must fail: returns its message; nothing but what was there before may be left."""
-
-    def run(*argv: object, code: int = 2, leaves: tuple[str, ...] = ()) -> str:
-        before = names(world.folder)
-        capsys.readouterr()
-        found = cli.main([str(word) for word in argv])
-        err = capsys.readouterr().err
-        assert found == code, err
-        assert "Traceback" not in err and "\nerror: " in f"\n{err}", err
-        message = err[f"\n{err}".index("\nerror: ") :]
-        assert len(message.splitlines()[0]) < 400
-        half = {
-            name for name in names(world.folder) - before if re.search(r"\.tmp|\.old|\.safetensors$|manifest", name)
-        }
-        assert not half, f"left behind: {half}"
-        return message
-
-    return run
-
-
-def names(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
-
-
-Refused = Callable[..., str]
 PRETRAIN = (
     "pretrain --data shards/train --tokenizer tokenizer --out run --num_tokens 512 --context_length 32 --device cpu"
 )
@@ -125,18 +23,6 @@ SFT += " --microbatch_size 2 --num_samples 0 --device cpu"
 REWARD = "reward --model base --rankings rankings.jsonl --out run --batch_size 2 --device cpu"
 PPO = "ppo --policy base --reward reward --prompts prompts.jsonl --out run --num_updates 1 --rollout_batch_size 4"
 PPO += " --minibatch_size 4 --max_tokens 4 --device cpu --final_kl_prompts 4"
-
-
-def replaced(command: str, **fields: object) -> list[str]:
-    """A command line with some flags changed."""
-    words = command.split()
-    for name, value in fields.items():
-        flag = f"--{name}"
-        if flag in words:
-            words[words.index(flag) + 1] = str(value)
-        else:
-            words += [flag, str(value)]
-    return words
 
 
 @pytest.mark.parametrize("command", [SFT, REWARD, PPO], ids=["sft", "reward", "ppo"])
@@ -238,69 +124,12 @@ def test_only_ties_teach_nothing(world: World, refused: Refused) -> None:
     assert "tie" in refused(*replaced(REWARD, rankings="ties.jsonl"))
 
 
-def _truncate(world: World) -> None:
-    path = world / "base" / "model.safetensors"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _garbage(world: World) -> None:
-    (world / "base" / "model.safetensors").write_bytes(b"\x80\x04garbage" * 100)
-
-
-def _no_weights(world: World) -> None:
-    (world / "base" / "model.safetensors").unlink()
-
-
-def _foreign_class(world: World) -> None:
-    path = world / "base" / "config.json"
-    config = json.loads(path.read_text()) | {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}
-    path.write_text(json.dumps(config))
-
-
-def _foreign_weights(world: World) -> None:
-    from safetensors.torch import save_file
-
-    save_file({"encoder.block.0": torch.zeros(2, 2)}, world / "base" / "model.safetensors")
-
-
-def _pickle(world: World) -> None:
-    (world / "base" / "model.safetensors").unlink()
-    torch.save({"a": torch.zeros(1)}, world / "base" / "pytorch_model.bin")
-
-
-def _broken_json(world: World) -> None:
-    (world / "base" / "config.json").write_text('{"model_type": ')
-
-
-def _other_vocabulary(world: World) -> None:
-    shutil.copy(world / "other" / "tokenizer.json", world / "base" / "tokenizer.json")
-
-
-def _empty_folder(world: World) -> None:
-    shutil.rmtree(world / "base")
-    (world / "base").mkdir()
-
-
-@pytest.mark.parametrize(
-    ("break_it", "says"),
-    [
-        (_truncate, "truncated|incomplete|damaged"),
-        (_garbage, "safetensors"),
-        (_no_weights, r"model\.safetensors"),
-        (_foreign_class, "[Mm]amba"),
-        (_foreign_weights, "missing|lacks|weights"),
-        (_pickle, "pickle"),
-        (_broken_json, r"config\.json"),
-        (_other_vocabulary, "vocabulary|tokens"),
-        (_empty_folder, "base"),
-    ],
-    ids=lambda value: value.__name__.strip("_") if callable(value) else "",
-)
+@pytest.mark.parametrize(("break_it", "says"), BROKEN)
 @pytest.mark.parametrize("command", [SFT, PPO], ids=["sft", "ppo"])
 def test_broken_checkpoints(
-    world: World, refused: Refused, command: str, break_it: Callable[[World], None], says: str
+    world: World, refused: Refused, command: str, break_it: Callable[[World, str], None], says: str
 ) -> None:
-    break_it(world)
+    break_it(world, "base")
     assert re.search(says, refused(*command.split()))
 
 
@@ -352,12 +181,13 @@ FULL_DISK = [
 
 
 @pytest.mark.parametrize(("command", "limit"), FULL_DISK, ids=lambda value: str(value).split()[0])
-def test_a_full_disk(world: World, refused: Refused, command: str, limit: int) -> None:
-    """No file may grow beyond the limit: the system then reports what it reports on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
+def test_a_full_disk(
+    world: World,
+    refused: Refused,
+    no_file_beyond: Callable[[int], AbstractContextManager[None]],
+    command: str,
+    limit: int,
+) -> None:
+    with no_file_beyond(limit):
         message = refused(*command.split(), code=3)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "cannot write" in message and "free some space" in message
