@@ -19,11 +19,12 @@ from typing import Any, Literal
 
 from wuya.config import require_positive, with_overrides
 from wuya.console import heading, say, table
-from wuya.data.formats import read_prompts, write_prompts
-from wuya.errors import DataError
+from wuya.data.formats import read_demonstrations, read_prompts, write_prompts
+from wuya.errors import ConfigError, DataError
 from wuya.feedback.reading import Selection
+from wuya.feedback.simulated import Labelers
 from wuya.feedback.store import FeedbackStore
-from wuya.files import FileLock, default_workspace, make_folder, to_json, write_atomic
+from wuya.files import BadRows, FileLock, default_workspace, make_folder, to_json, write_atomic
 from wuya.models.checkpoint import describe_parent, resolve_checkpoint
 from wuya.recipes import evaluate, label, ppo, reward_model, sample_completions
 from wuya.recipes.evaluate import EvaluateConfig
@@ -76,6 +77,10 @@ class LoopConfig:
     """Arithmetic of matrix products; auto is bfloat16 where the hardware has it."""
 
     def __post_init__(self) -> None:
+        if self.k < 2:
+            raise ConfigError(
+                "`k` must be at least 2: a single answer can't be ranked", found=str(self.k), hint="use `--k 4`"
+            )
         require_positive(self, "rounds", "prompts_per_round", "max_tokens")
 
 
@@ -91,6 +96,7 @@ class Round:
 
 def run(config: LoopConfig) -> Path:
     """Returns the path of rounds.json; stops early, saying how to go on, while a round waits for people."""
+    check(config)
     make_folder(config.out)
     path = config.out / "rounds.json"
     rows: list[dict[str, Any]] = []
@@ -111,6 +117,19 @@ def run(config: LoopConfig) -> Path:
     if rows:
         say(table([_shown(row) for row in rows], title="rounds against the SFT model"))
     return path
+
+
+def check(config: LoopConfig) -> None:
+    """Find what a later step would stumble over before an hour is spent on the first: settings and files."""
+    turn = Round(1, config.out / "round_01", config.sft)
+    reward_settings(turn, config, config.prompts)
+    ppo_settings(turn, config)
+    next(read_prompts(config.prompts, BadRows()))
+    next(read_demonstrations(config.demonstrations, BadRows()))
+    if config.evaluation_prompts is not None:
+        next(read_prompts(config.evaluation_prompts, BadRows()))
+    if config.labelers is not None:
+        Labelers.load(config.labelers)
 
 
 def sample_answers(turn: Round, config: LoopConfig) -> None:
@@ -179,6 +198,12 @@ def freeze_rankings(turn: Round, config: LoopConfig, store: FeedbackStore) -> Pa
 
 def train_reward_model(turn: Round, config: LoopConfig, rankings: Path) -> None:
     """Step 2c: from the SFT model, on the rankings of all rounds."""
+    settings = reward_settings(turn, config, rankings)
+    _once(settings.out, lambda: reward_model.run(settings))
+
+
+def reward_settings(turn: Round, config: LoopConfig, rankings: Path) -> RewardModelConfig:
+    """What `wuya reward` is given, with the loop's own overrides."""
     out = turn.folder / "reward"
     settings = RewardModelConfig(
         model=config.sft,
@@ -190,11 +215,18 @@ def train_reward_model(turn: Round, config: LoopConfig, rankings: Path) -> None:
         device=config.device,
         dtype=config.dtype,
     )
-    _once(out, lambda: reward_model.run(with_overrides(settings, config.reward_model)))
+    return with_overrides(settings, config.reward_model)
 
 
 def improve_policy(turn: Round, config: LoopConfig) -> Path:
     """Step 3: PPO against this round's reward model."""
+    settings = ppo_settings(turn, config)
+    _once(settings.out, lambda: ppo.run(settings))
+    return settings.out
+
+
+def ppo_settings(turn: Round, config: LoopConfig) -> PPOConfig:
+    """What `wuya ppo` is given, with the loop's own overrides."""
     out = turn.folder / "ppo"
     settings = PPOConfig(
         policy=turn.policy if config.start_from == "last" else config.sft,
@@ -207,8 +239,7 @@ def improve_policy(turn: Round, config: LoopConfig) -> Path:
         device=config.device,
         dtype=config.dtype,
     )
-    _once(out, lambda: ppo.run(with_overrides(settings, config.ppo)))
-    return out
+    return with_overrides(settings, config.ppo)
 
 
 def compare(turn: Round, config: LoopConfig, policy: Path) -> dict[str, Any]:
