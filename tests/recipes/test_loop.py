@@ -38,6 +38,7 @@ def config(corpus: Path, tokenizer: Tokenizer, tiny_model: dict[str, int]) -> Lo
         database=str(corpus / "wuya.db"),
         rounds=2,
         prompts_per_round=3,
+        gate=-1.0,
         k=3,
         max_tokens=8,
         reward_model={"batch_size": 2, "learning_rate": 1e-3},
@@ -51,7 +52,7 @@ def test_each_round_ranks_the_current_policy_and_learns_from_all_rounds(config: 
     assert [row["round"] for row in rows] == [1, 2]
     assert all(0.0 <= row["win_rate"]["mean"] <= 1.0 for row in rows)
     samples = config.out / "round_02" / "samples" / "config.yaml"
-    assert str(config.out / "round_01" / "ppo") in samples.read_text()  # round 2 ranks what round 1 made
+    assert f"checkpoint: {config.out / 'round_01' / 'ppo'}\n" in samples.read_text()  # round 2 ranks what 1 made
     frozen = {n: next((config.out / f"round_0{n}" / "snapshot").glob("*.jsonl")).read_text() for n in (1, 2)}
     assert [len(text.splitlines()) for text in frozen.values()] == [3, 6]
     with FeedbackStore(config.database) as store:
@@ -82,3 +83,25 @@ def test_without_simulated_labelers_a_round_waits_for_people(
             store.submit_ranking(task.assignment_id, {c: i + 1 for i, c in enumerate(task.candidate_ids)})
     rows = json.loads(loop.run(people).read_text())
     assert rows[0]["votes_by"].startswith("the reward model")
+
+
+def test_the_next_round_does_not_start_from_a_policy_that_failed_the_gate(config: LoopConfig) -> None:
+    rows = json.loads(loop.run(replace(config, gate=1.0)).read_text())
+    assert [row["passed"] for row in rows] == [False, False]
+    assert f"checkpoint: {config.sft}\n" in (config.out / "round_02" / "samples" / "config.yaml").read_text()
+
+
+def test_waiting_goes_on_by_itself_when_enough_is_ranked(config: LoopConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    people = replace(config, labelers=None, judges=config.labelers, rounds=1, wait=True, enough=0.6)
+
+    def rank_one(_seconds: float) -> None:
+        with FeedbackStore(config.database) as store:
+            task = store.claim("anna", project="loop", round=1)
+            assert task is not None
+            store.submit_ranking(task.assignment_id, {c: i + 1 for i, c in enumerate(task.candidate_ids)})
+
+    monkeypatch.setattr(loop.time, "sleep", rank_one)
+    rows = json.loads(loop.run(people).read_text())
+    assert "labelers" in rows[0]["votes_by"]
+    with FeedbackStore(config.database) as store:
+        assert len(list(store.rankings())) == 2  # 60 % of 3 prompts, rounded up

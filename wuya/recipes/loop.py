@@ -7,10 +7,13 @@ Reads the SFT model, prompts and demonstrations; writes <out>/{rounds.json, roun
 A round: K answers of the current policy to fresh prompts -> rankings -> a reward model on the rankings of all rounds
 so far -> PPO -> evaluation -> registered with its parents. Each arrow is a file or the feedback store, so any of them
 can be looked at, and the same command goes on where it stopped. Without simulated labelers the round queues its answers
-and waits for people: rank them (`wuya label`), then run the command again.
+and waits for people: they rank in the labeling app (`wuya serve`) or in the terminal (`wuya label`); `--wait` stays and
+goes on by itself, else run the command again. A policy that is not shown to be better than the SFT model is kept and
+registered, but the next round starts from the one before.
 """
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wuya.config import require_positive, with_overrides
-from wuya.console import heading, say, table
+from wuya.console import Progress, heading, say, table
 from wuya.data.formats import read_demonstrations, read_prompts, write_prompts
 from wuya.errors import ConfigError, DataError
 from wuya.feedback.reading import Selection
@@ -34,6 +37,7 @@ from wuya.recipes.reward_model import RewardModelConfig
 from wuya.recipes.sample_completions import SampleConfig
 
 PROJECT = "loop"
+SECONDS_BETWEEN_LOOKS = 2.0
 Value = bool | int | float | str
 
 
@@ -63,6 +67,14 @@ class LoopConfig:
     """Where each round's PPO starts: the SFT model as in the paper, or the last round's policy."""
     labelers: Path | None = None
     """Simulated labelers (JSON). Without, the round waits until people have ranked its answers."""
+    wait: bool = False
+    """Stay while people rank and go on when they have, instead of stopping with the line to type later."""
+    enough: float = 1.0
+    """Share of a round's prompts that people must have ranked before it goes on."""
+    judges: Path | None = None
+    """Simulated labelers whose held-out people judge each round's policy; default: `labelers`, or the reward model."""
+    gate: float = 0.5
+    """The next round starts from this round's policy only if the lower bound of its win rate is above this."""
     database: str = field(default_factory=lambda: str(default_workspace() / "wuya.db"))
     """Feedback store: path of an SQLite file, or a database URL."""
     reward_model: dict[str, Value] = field(default_factory=dict)
@@ -81,7 +93,7 @@ class LoopConfig:
             raise ConfigError(
                 "`k` must be at least 2: a single answer can't be ranked", found=str(self.k), hint="use `--k 4`"
             )
-        require_positive(self, "rounds", "prompts_per_round", "max_tokens")
+        require_positive(self, "rounds", "prompts_per_round", "max_tokens", "enough")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +122,12 @@ def run(config: LoopConfig) -> Path:
                 break
             rankings = freeze_rankings(turn, config, store)
             train_reward_model(turn, config, rankings)
-            policy = improve_policy(turn, config)
-            rows.append({"round": number, "policy": str(policy), **compare(turn, config, policy)})
-            register(turn, config, store, rankings, policy)
+            candidate = improve_policy(turn, config)
+            comparison = compare(turn, config, candidate)
+            passed = comparison["win_rate"]["low"] > config.gate if comparison else True
+            rows.append({"round": number, "policy": str(candidate), "passed": passed, **comparison})
+            register(turn, config, store, rankings, candidate)
+            policy = candidate if passed else policy
             write_atomic(path, to_json(rows, indent=1) + "\n")
     if rows:
         say(table([_shown(row) for row in rows], title="rounds against the SFT model"))
@@ -180,14 +195,33 @@ def ranked(turn: Round, config: LoopConfig, store: FeedbackStore) -> bool:
         )
         return True
     store.queue_tasks(sample_completions.read_completions(completions), project=PROJECT, round=turn.number)
-    waiting = sum(1 for _ in store.open_answers(project=PROJECT, round=turn.number))
-    if waiting:
+    return people_have_ranked(turn, config, store)
+
+
+def people_have_ranked(turn: Round, config: LoopConfig, store: FeedbackStore) -> bool:
+    """True once enough of the round's prompts are ranked; with `wait`, it stays until then."""
+    total = sum(1 for _ in sample_completions.read_completions(turn.folder / "samples" / "completions.jsonl"))
+    may_be_open = int((1 - config.enough) * total)
+    waiting = num_open(turn, store)
+    if waiting > may_be_open:
         say(
-            f"round {turn.number} waits for people: {waiting} prompts to rank. Rank them:\n\n"
+            f"round {turn.number} waits for people: {waiting} prompts to rank. In a browser: `wuya serve`; here:\n\n"
             f"  wuya label --database {config.database} --project {PROJECT} --round {turn.number}\n\n"
-            "then run this command again"
+            + ("this run goes on when they are done" if config.wait else "then run this command again")
         )
-    return not waiting
+    if not config.wait:
+        return waiting <= may_be_open
+    with Progress(total - may_be_open, "ranked by people", "prompt", start=total - waiting) as progress:
+        while waiting > may_be_open:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            before, waiting = waiting, num_open(turn, store)
+            progress.update(before - waiting)
+    return True
+
+
+def num_open(turn: Round, store: FeedbackStore) -> int:
+    """Prompts of this round that wait for a ranking."""
+    return sum(1 for _ in store.open_answers(project=PROJECT, round=turn.number))
 
 
 def freeze_rankings(turn: Round, config: LoopConfig, store: FeedbackStore) -> Path:
@@ -254,7 +288,7 @@ def compare(turn: Round, config: LoopConfig, policy: Path) -> dict[str, Any]:
                 sft=config.sft,
                 policies={"policy": policy},
                 prompts=config.evaluation_prompts,
-                labelers=config.labelers,
+                labelers=config.judges or config.labelers,
                 reward_model=str(turn.folder / "reward"),
                 best_of=1,
                 max_tokens=config.max_tokens,
@@ -302,5 +336,6 @@ def _shown(row: Mapping[str, Any]) -> dict[str, object]:
         "preferred to sft": f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "",
         "KL/response": f"{row['kl']:.2f}" if "kl" in row else "",
         "votes by": row.get("votes_by", ""),
+        "gate": "passed" if row["passed"] else "kept out",
         "policy": row["policy"],
     }
