@@ -56,6 +56,7 @@ def test_splits_are_by_author() -> None:
         ("ssn 078-05-1120", "identity"),
         ("host 192.168.10.24 is down", "ip"),
         ("password: hunter2hunter2", "url_secret"),
+        ("My number is 555 123 4567.", "phone"),
     ],
 )
 def test_personal_data_is_seen_and_masked(text: str, kind: str) -> None:

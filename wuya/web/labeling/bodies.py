@@ -44,6 +44,13 @@ class SkipBody(Body):
     reason: Annotated[str, Field(min_length=1, max_length=400)]
 
 
+class PreviewBody(Body):
+    """A text as it would look, or (`count`) how long it is."""
+
+    text: Text
+    count: bool = False
+
+
 class SubmitBody(Body):
     """One labeler's answer to one task (web.md section 6)."""
 

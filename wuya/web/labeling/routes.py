@@ -7,10 +7,12 @@ from fastapi import APIRouter, Depends, Header
 from starlette.requests import Request
 from starlette.responses import Response
 
+from wuya.errors import WuyaError
 from wuya.feedback.submission import Submission
 from wuya.web.accounts.auth import Viewer, require
+from wuya.web.chat.markdown import render as render_markdown
 from wuya.web.labeling import lead
-from wuya.web.labeling.bodies import BeginBody, DraftBody, NextBody, SkipBody, SubmitBody
+from wuya.web.labeling.bodies import BeginBody, DraftBody, NextBody, PreviewBody, SkipBody, SubmitBody
 from wuya.web.labeling.refusals import done
 from wuya.web.labeling.store import LabelerStore
 from wuya.web.pages import render
@@ -80,6 +82,18 @@ def my_export(viewer: Labeler, store: Store) -> Response:
     lines = [json.dumps(row, ensure_ascii=False) for row in store.personal_export(viewer.user_id)]
     headers = {"content-disposition": 'attachment; filename="my-labels.jsonl"'}
     return Response("".join(line + "\n" for line in lines), media_type="application/jsonl", headers=headers)
+
+
+@router.post("/api/label/preview", tags=["label"])
+async def preview(viewer: Labeler, service: Annotated[Service, Depends(service_of)], body: PreviewBody) -> Json:
+    """A text as nodes to draw, or its length in tokens (null where no model is loaded)."""
+    if not body.count:
+        return {"nodes": render_markdown(body.text)}
+    models = service.engine.info().models
+    try:
+        return {"tokens": len(await service.engine.tokenize(models[0].alias, body.text)) if models else None}
+    except WuyaError:
+        return {"tokens": None}
 
 
 @router.get("/api/assignments/{id}", tags=["label"])
