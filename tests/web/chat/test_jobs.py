@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 from sqlalchemy import Engine as Database
+from sqlalchemy import select
 
 from wuya.feedback.base import uuid7
 from wuya.feedback.database import open_engine, reading, writing
@@ -25,7 +25,9 @@ from wuya.web.chat.markdown import render
 from wuya.web.errors import ApiError
 from wuya.web.tables import ChatMessage, Generation
 
-TEXT = "# Title\n\nSome **bold** text.\n\n```py\nx = 1\n```\n\n" + " ".join(f"word{i}" for i in range(40)) + "\n\nThe end."
+TEXT = (
+    "# Title\n\nSome **bold** text.\n\n```py\nx = 1\n```\n\n" + " ".join(f"word{i}" for i in range(40)) + "\n\nThe end."
+)
 
 
 class World:
@@ -49,7 +51,14 @@ class World:
             chat = store.create(connection, owner)
             asked = messages.add(connection, chat, None, "user", "hello")
             id = messages.add(
-                connection, chat, asked, "assistant", "", status="streaming", generation_id=request.job, model_alias="fake"
+                connection,
+                chat,
+                asked,
+                "assistant",
+                "",
+                status="streaming",
+                generation_id=request.job,
+                model_alias="fake",
             )
             row = {"id": request.job, "conversation_id": chat, "message_id": id, "user_id": owner, "state": "queued"}
             ledger.begin(connection, [row])
@@ -57,7 +66,11 @@ class World:
 
     def message(self, job: Job) -> Any:
         with reading(self.database) as connection:
-            return connection.execute(select(ChatMessage.__table__).where(ChatMessage.id == job.message_id)).mappings().one()
+            return (
+                connection.execute(select(ChatMessage.__table__).where(ChatMessage.id == job.message_id))
+                .mappings()
+                .one()
+            )
 
     def generation(self, job: Job) -> Any:
         with reading(self.database) as connection:
@@ -213,7 +226,11 @@ def test_stop_before_the_first_token_frees_the_slot_at_once(tmp_path: Path) -> N
             assert events[-1].name == "final" and events[-1].data["finish_reason"] == "cancelled"
             row, generation = w.message(job), w.generation(job)
             assert (row["status"], row["content"]) == ("stopped", "")
-            assert (generation["state"], generation["cancelled_by"], generation["error_code"]) == ("stopped", "me", None)
+            assert (generation["state"], generation["cancelled_by"], generation["error_code"]) == (
+                "stopped",
+                "me",
+                None,
+            )
             await w.hub.stop(job.id, by="other")
             assert w.generation(job)["cancelled_by"] == "me", "stopping what has ended changes nothing"
 
@@ -336,7 +353,7 @@ def test_closing_says_goodbye_and_keeps_the_text(tmp_path: Path) -> None:
             w.hub.start(job)
             watching = asyncio.create_task(w.watch(job))
             await until(lambda: job.tokens >= 5)
-            w.hub.say_goodbye()
+            await w.hub.say_goodbye()
             events = await watching
             assert events[-1].name == "bye" and events[-1].data == {"retry_ms": 1500}
             await w.hub.close()

@@ -139,7 +139,7 @@ ATTACKS = [
     "<https://evil.example/<script>>",
     "[x]: javascript:alert(1)\n\n[x]",
     "```html\n<script>alert(1)</script>\n```",
-    "```\"><script>alert(1)</script>\nx\n```",
+    '```"><script>alert(1)</script>\nx\n```',
     "```python' onload='alert(1)\nx\n```",
     "`<script>alert(1)</script>`",
     "$\\href{javascript:alert(1)}{x}$",
@@ -149,7 +149,7 @@ ATTACKS = [
     "$$\\unicode{<script>}\\color{red;background:url(x)}{y}$$",
     "\\(\\html{<b>}\\)",
     "| a |\n|---|\n| <script>alert(1)</script> |",
-    "| a |\n|:--\" onload=alert(1)|\n| b |",
+    '| a |\n|:--" onload=alert(1)|\n| b |',
     "# <img src=x onerror=alert(1)>",
     "> <script>alert(1)</script>",
     "- <script>alert(1)</script>",
@@ -246,7 +246,10 @@ def test_links_that_may_not_be_clicked(href: str) -> None:
 def test_links_show_where_they_lead() -> None:
     assert safe_link("https://B\u00fccher.example/x") == ("https://B\u00fccher.example/x", "b\u00fccher.example")
     [paragraph] = render("[a](https://b\u00fccher.example) [m](mailto:a@b.example)")
-    assert [child["host"] for child in paragraph["children"] if not isinstance(child, str)] == ["xn--bcher-kva.example", ""]
+    assert [child["host"] for child in paragraph["children"] if not isinstance(child, str)] == [
+        "xn--bcher-kva.example",
+        "",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -261,9 +264,11 @@ def test_hostile_lengths_take_little_time(text: str) -> None:
     assert time.process_time() - start < 4  # of CPU, on a slow core; without the limits they took minutes
 
 
-PARTS = ["\n", "\n\n", "- ", "1. ", "> ", "text ", "**b** ", "```\n", "```py\n", "~~~\n", "$$", "$$\n", "\\[\n", "\\]\n",
-         "| a | b |\n", "|--|--|\n", "# ", "---\n", "***", "===\n", "    ", "  ", "`", "\t", "a\n", "2) ", "\r\n", "\x0c",
-         "\u2028", "$x$", "[x](http://a.b) ", "|", "-", "\\", "\x1c", "\x85"]  # fmt: skip
+PARTS = [
+    *["\n", "\n\n", "- ", "1. ", "> ", "text ", "**b** ", "```\n", "```py\n", "~~~\n", "$$", "$$\n", "\\[\n", "\\]\n"],
+    *["| a | b |\n", "|--|--|\n", "# ", "---\n", "***", "===\n", "    ", "  ", "`", "\t", "a\n", "2) ", "\r\n", "\x0c"],
+    *["\u2028", "$x$", "[x](http://a.b) ", "|", "-", "\\", "\x1c", "\x85"],
+]
 
 
 @settings(max_examples=80, deadline=None)

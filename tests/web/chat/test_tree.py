@@ -31,11 +31,14 @@ def test_an_answer_is_the_child_of_its_question_and_the_title_is_its_beginning(c
 def test_an_edited_question_is_a_sibling_and_the_old_branch_stays(chat: Chat) -> None:
     first = chat.say("one", None, {})
     edited = chat.settle(
-        ok(chat.client.post(f"/api/messages/{first['message']['id']}/edit", json={"content": "uno", "generate": {}}), 201)
+        ok(
+            chat.client.post(f"/api/messages/{first['message']['id']}/edit", json={"content": "uno", "generate": {}}),
+            201,
+        )
     )
     both = [first["message"]["id"], edited["message"]["id"]]
     assert edited["message"]["siblings"] == both and edited["message"]["parent_id"] is None
-    assert [m["content"] for m in chat.get()["messages"]][0] == "uno"
+    assert chat.get()["messages"][0]["content"] == "uno"
     back = ok(chat.client.post(f"/api/messages/{both[0]}/select"))
     assert [m["id"] for m in back["messages"]] == [both[0], first["messages"][0]["id"]]
     assert chat.get()["active_leaf_id"] == first["messages"][0]["id"]
@@ -53,7 +56,10 @@ def test_a_regenerated_answer_is_a_sibling(chat: Chat) -> None:
 def test_an_edited_answer_is_written_by_a_person(chat: Chat) -> None:
     answer = chat.ask("hello")
     edited = ok(chat.client.post(f"/api/messages/{answer['id']}/edit", json={"content": "Hi."}), 201)
-    assert edited["message"]["model"] is None and edited["message"]["siblings"] == [answer["id"], edited["message"]["id"]]
+    assert edited["message"]["model"] is None and edited["message"]["siblings"] == [
+        answer["id"],
+        edited["message"]["id"],
+    ]
     assert edited["generations"] == [] and chat.get()["active_leaf_id"] == edited["message"]["id"]
 
 
@@ -80,7 +86,9 @@ def test_long_chats_come_forty_messages_at_a_time(chat: Chat) -> None:
         parent = chat.say(f"message {index}", parent)["message"]["id"]
     shown = chat.get()
     assert [m["content"] for m in shown["messages"]] == [f"message {i}" for i in range(5, 45)]
-    above = ok(chat.client.get(f"/api/conversations/{chat.id}/messages", params={"before": shown["before"], "limit": 3}))
+    above = ok(
+        chat.client.get(f"/api/conversations/{chat.id}/messages", params={"before": shown["before"], "limit": 3})
+    )
     assert [m["content"] for m in above["items"]] == ["message 2", "message 3", "message 4"]
     rest = ok(chat.client.get(f"/api/conversations/{chat.id}/messages", params={"before": above["next"]}))
     assert [m["content"] for m in rest["items"]] == ["message 0", "message 1"] and rest["next"] is None

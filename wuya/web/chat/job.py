@@ -50,7 +50,9 @@ class Job:
     stopped_by: str | None = None
     is_dirty: bool = False
     """Whether the database lacks something."""
+    asked_at: float = field(default_factory=time.monotonic)
     first_token: float | None = None
+    last_token: float | None = None
     started_at: datetime | None = None
     first_token_at: datetime | None = None
     position: int | None = None

@@ -33,6 +33,7 @@ from wuya.inference.backends.protocol import (
 from wuya.web.chat import ledger
 from wuya.web.chat.job import Job, ServerEvent
 from wuya.web.chat.journal import Journal
+from wuya.web.chat.meter import Meter
 from wuya.web.errors import ApiError
 
 log = logging.getLogger("wuya.web.chat")
@@ -55,8 +56,17 @@ RETRY_SECONDS = 30.0
 class GenerationHub:
     """The jobs of this process; one per service. Its methods are called on the event loop."""
 
-    def __init__(self, engine: Engine, database: Database, journal: Journal, *, job_seconds: float = 600.0) -> None:
-        self.engine, self.database, self.journal, self.job_seconds = engine, database, journal, job_seconds
+    def __init__(
+        self,
+        engine: Engine,
+        database: Database,
+        journal: Journal,
+        *,
+        job_seconds: float = 600.0,
+        meter: Meter | None = None,
+    ) -> None:
+        self.engine, self.database, self.journal = engine, database, journal
+        self.job_seconds, self.meter = job_seconds, meter
         self.jobs: dict[str, Job] = {}
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._saver: asyncio.Task[None] | None = None
@@ -139,7 +149,7 @@ class GenerationHub:
         finally:
             job.viewers.discard(changed)
 
-    def say_goodbye(self) -> None:
+    async def say_goodbye(self) -> None:
         """The server is about to stop: take no more jobs, let the viewers go. Open streams would hold it up."""
         self._closing = True
         for job in self.jobs.values():
@@ -147,7 +157,7 @@ class GenerationHub:
 
     async def close(self) -> None:
         """End every job and keep what they wrote."""
-        self.say_goodbye()
+        await self.say_goodbye()
         live = [job for job in self.jobs.values() if not job.ended]
         for job in live:
             if job.task is not None:
@@ -209,6 +219,8 @@ class GenerationHub:
             job.tokens += len(event.token_ids)
             job.new_tokens += len(event.token_ids)
             job.is_dirty = True
+            if self.meter:
+                self.meter.token(job)
             if event.text:
                 job.pending.append(event.text)
                 if job.first_token is None:
@@ -228,6 +240,8 @@ class GenerationHub:
         if job.state == "queued":
             job.state, job.position, job.started_at = "running", None, now()
             job.publish("state", {"state": "running", "prompt": job.prompt_tokens})
+            if self.meter:
+                self.meter.running(job)
 
     def _flush(self, job: Job) -> None:
         """Text to the journal, then to the viewers."""
@@ -275,6 +289,8 @@ class GenerationHub:
         with writing(self.database) as connection:
             ledger.finish(connection, job)
         job.is_dirty = False
+        if self.meter:
+            self.meter.ended(job)
         with reading(self.database) as connection:
             return ledger.message_for_viewers(connection, job.message_id, job.user_id)
 

@@ -168,6 +168,8 @@ async def events(
 
 async def _stream(hub: GenerationHub, id: str, user_id: str, last: int | None) -> AsyncIterator[bytes]:
     hub.streams[user_id] = hub.streams.get(user_id, 0) + 1
+    if hub.meter:
+        hub.meter.metrics.sse_clients.inc()
     try:
         async with aclosing(hub.events(id, last)) as found:
             async for event in found:
@@ -178,6 +180,8 @@ async def _stream(hub: GenerationHub, id: str, user_id: str, last: int | None) -
                     head = f"id: {id}:{event.seq}\nevent: {event.name}\n"
                     yield f"{head}data: {data}\n\n".encode(errors="replace")
     finally:
+        if hub.meter:
+            hub.meter.metrics.sse_clients.dec()
         hub.streams[user_id] -= 1
         if not hub.streams[user_id]:
             del hub.streams[user_id]

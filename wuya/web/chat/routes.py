@@ -5,16 +5,20 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from fastapi import APIRouter
 
 from wuya.feedback.base import now
 from wuya.feedback.database import writing
+from wuya.web.api.store import add_usage
 from wuya.web.chat import conversation_routes, ledger, message_routes, share_routes, store
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.chat.journal import Journal, left_behind
 from wuya.web.chat.markdown import render
+from wuya.web.chat.meter import Meter
+from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service
 
 router = APIRouter()
@@ -30,8 +34,12 @@ async def lifespan(service: Service) -> AsyncIterator[None]:
     await asyncio.to_thread(render, "```py\nx = 1\n```\n$x$")  # loads lexers and maths before the first answer
     await asyncio.to_thread(recover, service, everything=service.database.dialect.name == "sqlite")
     journal = Journal(journals(service), f"{socket.gethostname()}-{os.getpid()}-{id(service):x}")
-    hub = GenerationHub(service.engine, service.database, journal, job_seconds=service.settings.job_seconds)
+    hub = GenerationHub(
+        service.engine, service.database, journal, job_seconds=service.settings.job_seconds,
+        meter=Meter(metrics_of(service), partial(add_usage, service.database)),
+    )  # fmt: skip
     service.put(hub)
+    service.on_shutdown.append(hub.say_goodbye)
     keeper = asyncio.create_task(_keep_house(service), name="chat housekeeping")
     try:
         yield

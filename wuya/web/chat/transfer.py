@@ -173,7 +173,7 @@ def from_markdown(text: str) -> ImportedChat:
         length = head.get("characters")
         end = start + length if isinstance(length, int) and 0 <= length <= len(text) else -1
         rest = text[end : end + 14] if end >= 0 else ""
-        if end < 0 or not (rest.startswith("\n\n<!-- wuya: ") or not text[end:].strip()):  # edited by hand
+        if end < 0 or not (rest.startswith("\n\n<!-- wuya: ") or text[end:] == "\n"):  # edited by hand
             following = _MARKER.search(text, start)
             end = following.start() if following else len(text)
             content = text[start:end].strip("\n")
