@@ -32,7 +32,8 @@ class Chat:
 
     def done(self) -> None:
         """Until nothing is being written."""
-        self.until("!document.querySelector('.stopping, .msg.streaming') && document.querySelector('.msg.assistant .tools')")
+        nothing_runs = "!document.querySelector('.stopping, .msg.streaming')"
+        self.until(f"{nothing_runs} && document.querySelector('.msg.assistant .tools')")
 
     def until(self, condition: str, seconds: float = 30) -> None:
         """Wait for a JavaScript expression (the page's CSP forbids Playwright's own way, which needs eval)."""

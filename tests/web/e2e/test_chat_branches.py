@@ -60,7 +60,8 @@ def test_drafts_survive_a_reload_and_long_pastes_become_blocks(chat: Chat) -> No
     script = """text => {
       const data = new DataTransfer();
       data.setData("text/plain", text);
-      document.querySelector("#message").dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, cancelable: true }));
+      const paste = new ClipboardEvent("paste", { clipboardData: data, cancelable: true });
+      document.querySelector("#message").dispatchEvent(paste);
     }"""
     chat.page.evaluate(script, "long text " * 1000)
     assert "10,000 characters" in chat.page.locator(".paste-chip").inner_text()

@@ -12,12 +12,14 @@ from wuya.inference.backends.fake import FakeEngine
 
 @pytest.fixture
 def engine() -> FakeEngine:
-    return FakeEngine(models=("alpha", "beta"), tokens_per_second=200, script=lambda request, _: f"Written by someone, {request.params.seed}.")
+    script = "Written by someone, {}.".format
+    return FakeEngine(models=("alpha", "beta"), tokens_per_second=200, script=lambda r, _: script(r.params.seed))
 
 
 @pytest.fixture
 def phone(browser: Any, live_server: Any) -> Iterator[Chat]:
-    context = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True, locale="en-US")
+    small = {"width": 360, "height": 740}
+    context = browser.new_context(viewport=small, has_touch=True, is_mobile=True, locale="en-US")
     context.add_init_script(VIOLATIONS)
     page = context.new_page()
     yield Chat(page, live_server.url)

@@ -150,7 +150,7 @@ export function drawBlock(node, depth = 0) {
       return element("p", "", ...drawAll(node.children, depth, drawInline));
     case "heading":
       // the page's own h1 and h2 stay above: an answer's first level is h3 to screen readers
-      return element(`h${Math.min(6, 2 + (Number(node.level) || 1))}`, `h-${node.level}`, ...drawAll(node.children, depth, drawInline));
+      return element(`h${Math.min(6, 2 + (Number(node.level) || 1))}`, `h-${Number(node.level) || 1}`, ...drawAll(node.children, depth, drawInline));
     case "quote":
       return element("blockquote", "", ...drawAll(node.children, depth, drawBlock));
     case "list":
