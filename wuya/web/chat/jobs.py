@@ -11,7 +11,7 @@ page has shown is in the journal, so a killed process loses none of it. docs/con
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
 from sqlalchemy import Engine as Database
@@ -111,7 +111,7 @@ class GenerationHub:
         if job is not None and job.task is not None:
             await asyncio.wait([job.task], timeout=2 * GRACE_SECONDS)
 
-    async def events(self, id: str, last_seq: int | None) -> AsyncIterator[ServerEvent | None]:
+    async def events(self, id: str, last_seq: int | None) -> AsyncGenerator[ServerEvent | None, None]:
         """What a viewer has not seen yet, then what comes; None now and then, to keep the line open.
 
         Args:
@@ -336,7 +336,7 @@ class GenerationHub:
         with writing(self.database) as connection:
             ledger.ask_to_stop(connection, id, by)
 
-    async def _elsewhere(self, id: str) -> AsyncIterator[ServerEvent | None]:
+    async def _elsewhere(self, id: str) -> AsyncGenerator[ServerEvent | None, None]:
         """A job that is not here: ended, or written by another process; the database tells every half second."""
         text, seq, waited = None, 0, 0.0
         while True:

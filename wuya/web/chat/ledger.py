@@ -51,8 +51,7 @@ def save(connection: Connection, progress: Iterable[Progress], running: Sequence
     changed = list(progress)
     at = now()
     if changed:
-        messages, jobs = ChatMessage.__table__, Generation.__table__
-        named = update(messages).where(messages.c.id == bindparam("row"))
+        named = update(ChatMessage).where(ChatMessage.id == bindparam("row"))
         texts = [
             {"row": p.message_id, "content": p.text, "completion_tokens": p.tokens, "prompt_tokens": p.prompt_tokens}
             for p in changed
@@ -65,7 +64,7 @@ def save(connection: Connection, progress: Iterable[Progress], running: Sequence
                 "started_at": p.started_at,
                 "first_token_at": p.first_token_at,
             }
-            connection.execute(update(jobs).where(jobs.c.id == p.id).values(**values))
+            connection.execute(update(Generation).where(Generation.id == p.id).values(**values))
     connection.execute(update(Generation).where(Generation.id.in_(running)).values(heartbeat_at=at))
     asked = select(Generation.id, Generation.cancelled_by).where(Generation.id.in_(running))
     return {id: by or "" for id, by in connection.execute(asked.where(Generation.cancel_requested_at.is_not(None)))}

@@ -38,8 +38,16 @@ def math_node(source: str, *, display: bool) -> Node | None:
     from latex2mathml import exceptions  # a tenth of a second, and most chats have no maths
     from latex2mathml.converter import convert_to_element
 
-    refusals = [kind for kind in vars(exceptions).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    slips = (ValueError, LookupError, TypeError, AttributeError, AssertionError, StopIteration, RecursionError)
+    refusals = tuple(k for k in vars(exceptions).values() if isinstance(k, type) and issubclass(k, Exception))
+    slips: tuple[type[Exception], ...] = (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        StopIteration,
+        RecursionError,
+    )
     try:
         element = convert_to_element(source, display="block" if display else "inline")
         counter = [0]

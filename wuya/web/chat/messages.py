@@ -91,7 +91,7 @@ def path_above(connection: Connection, conversation_id: str, before: str | None,
             raise ApiError(404, "not_found", "there is no such message in this conversation", param="before")
         path = tree.path(before)[:-1]
     else:
-        path = tree.path(leaf if leaf in tree else tree.last_leaf())
+        path = tree.path(leaf if leaf is not None and leaf in tree else tree.last_leaf())
     shown = path[-limit:]
     return shown, shown[0] if len(path) > len(shown) else None, tree
 

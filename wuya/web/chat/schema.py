@@ -34,16 +34,16 @@ class Body(BaseModel):
 class Params(Body):
     """How to sample; what is absent is the default."""
 
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0, le=1000)
-    min_p: float | None = Field(None, ge=0, le=1)
-    max_tokens: int | None = Field(None, ge=1, le=1_000_000)
-    seed: int | None = Field(None, ge=0, lt=2**53)
-    stop: list[StopText] | None = Field(None, max_length=4)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, le=1000)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    seed: int | None = Field(default=None, ge=0, lt=2**53)
+    stop: list[StopText] | None = Field(default=None, max_length=4)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
 
     def given(self) -> dict[str, Any]:
         """What was set."""
@@ -106,10 +106,10 @@ class DataUse(Body):
 class Generate(Body):
     """How to answer: one answer, n siblings, or two side by side."""
 
-    n: int = Field(1, ge=1, le=4)
+    n: int = Field(default=1, ge=1, le=4)
     compare: bool = False
     model: Alias | None = None
-    models: list[Alias] | None = Field(None, min_length=2, max_length=2)
+    models: list[Alias] | None = Field(default=None, min_length=2, max_length=2)
     params: Params = Params()
 
 
@@ -134,8 +134,8 @@ class Opinion(Body):
 
     value: Literal[-1, 1]
     reasons: list[Reason] = Field(default=[], max_length=8)
-    comment: str = Field("", max_length=4000)
-    better_answer: str = Field("", max_length=65_536)
+    comment: str = Field(default="", max_length=4000)
+    better_answer: str = Field(default="", max_length=65_536)
 
     @field_validator("comment", "better_answer")
     @classmethod
@@ -160,7 +160,7 @@ class NewShare(Body):
     leaf_id: Id | None = None
     visibility: Literal["signed_in", "link"] = "signed_in"
     show_name: bool = False
-    expires_in_days: int | None = Field(None, ge=1, le=365)
+    expires_in_days: int | None = Field(default=None, ge=1, le=365)
 
 
 class Fork(Body):
@@ -172,7 +172,7 @@ class Fork(Body):
 class Tokenize(Body):
     """POST /tokenize"""
 
-    text: str = Field("", max_length=1_000_000)
+    text: str = Field(default="", max_length=1_000_000)
     model: Alias | None = None
     conversation_id: Id | None = None
     leaf_id: Id | None = None

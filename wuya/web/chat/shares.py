@@ -93,7 +93,7 @@ def fork(connection: Connection, id: str, user_id: str) -> str:
     return messages.copy_path(connection, user_id, shown["messages"], title=shown["title"])
 
 
-def mine_as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+def mine_as_json(row: views.Row) -> dict[str, Any]:
     """A share as its owner sees it."""
     return {
         "id": row["id"],

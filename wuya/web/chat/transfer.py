@@ -69,7 +69,7 @@ def read_file(content: bytes, *, is_markdown: bool = False) -> tuple[Format, lis
         raise DataError("the file nests too deep") from error
     except ValueError as error:
         raise DataError("the file is not JSON", found=str(error)[:200]) from error
-    entries = value if isinstance(value, list) else [value]
+    entries: Any = value if isinstance(value, list) else [value]
     if isinstance(value, dict) and value.get("format") == FORMAT:
         entries = value.get("conversations")
     if not isinstance(entries, list) or len(entries) > CHATS:

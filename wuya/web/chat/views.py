@@ -11,6 +11,7 @@ from wuya.web.chat.tree import Tree
 from wuya.web.tables import ChatComparison, ChatFeedback, ChatMessage, Conversation, Generation
 
 Json = dict[str, Any]
+Row = RowMapping | Mapping[str, Any]
 LIVE = ("queued", "running")
 
 
@@ -36,7 +37,7 @@ def conversations(connection: Connection, rows: Sequence[RowMapping]) -> list[Js
     query = select(Generation.conversation_id, Generation.id).where(Generation.conversation_id.in_(ids))
     active: dict[str, list[str]] = {}
     for conversation, id in connection.execute(query.where(Generation.state.in_(LIVE)).order_by(Generation.id)):
-        active.setdefault(conversation, []).append(id)
+        active.setdefault(str(conversation), []).append(id)
     return [
         {
             "id": row["id"],
@@ -135,12 +136,12 @@ def _message(
     }
 
 
-def opinion(row: Mapping[str, Any]) -> Json:
+def opinion(row: Row) -> Json:
     """A thumb."""
     return {name: row[name] for name in ("value", "reasons", "comment", "better_answer")}
 
 
-def generation(row: Mapping[str, Any]) -> Json:
+def generation(row: Row) -> Json:
     """A generation; tokens and reason are the message's and known where it was joined."""
     tokens = row.get("completion_tokens") or 0
     return {
@@ -162,7 +163,7 @@ def generation(row: Mapping[str, Any]) -> Json:
     }
 
 
-def tokens_per_second(job: Mapping[str, Any], tokens: int | None) -> float | None:
+def tokens_per_second(job: Row, tokens: int | None) -> float | None:
     """Speed of a finished answer, from its first token on."""
     first, end = job["first_token_at"], job["ended_at"]
     new = (tokens or 0) - int(job["params"].get("base_tokens", 0))
@@ -178,7 +179,7 @@ def comparisons(connection: Connection, conversation_id: str, *, within: set[str
     return [comparison(connection, row) for row in rows if row["parent_id"] in within]
 
 
-def comparison(connection: Connection, row: Mapping[str, Any]) -> Json:
+def comparison(connection: Connection, row: Row) -> Json:
     """A comparison; names only after the vote."""
     sides = [row["a_message_id"], row["b_message_id"]]
     left, right = sides if row["left_is_a"] else sides[::-1]
