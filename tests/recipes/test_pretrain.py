@@ -189,7 +189,8 @@ def test_settings_that_contradict_are_refused(make: Make) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.filterwarnings("ignore")  # torch's own, of whatever its compiler imports
-def test_compiled_losses_are_the_eager_ones(make: Make) -> None:
+def test_compiled_losses_are_the_eager_ones(make: Make, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(corpus / "compiled-code"))  # none that a killed process left half
     run(make("eager", num_tokens=4 * 128))
     run(make("compiled", num_tokens=4 * 128, compile=True))
     assert losses(make("compiled").out) == pytest.approx(losses(make("eager").out), rel=1e-4)

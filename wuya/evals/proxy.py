@@ -1,5 +1,6 @@
 """What the reward model thinks of the answers (the proxy), and what best-of-n gets out of it without any training."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,11 @@ def best_of_n(
     scores_KB = torch.stack([proxy_scores(score, tokenizer, prompts, answers) for answers in samples])
     best_B = scores_KB.argmax(dim=0).tolist()
     return Answers("best_of_n", [samples[k].candidates[i] for i, k in enumerate(best_B)], samples[0].prompt_ids)
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL(best-of-n || the model it samples from) in nats an answer: log n - (n - 1) / n (Stiennon et al. 2020)."""
+    return math.log(n) - (n - 1) / n
 
 
 def mean_scores(

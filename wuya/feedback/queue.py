@@ -218,7 +218,7 @@ def check_candidates(prompt: Prompt, candidates: Sequence[Candidate]) -> None:
         raise DataError(
             f"prompt {prompt.id!r} has fewer than two answers to rank",
             found=f"K = {len(candidates)}",
-            hint="sample more: `wuya sample --num_samples 4`",
+            hint="sample more: `wuya sample --k 4`",
         )
 
 

@@ -1,6 +1,6 @@
 """Where a score comes from: our reward model, a Hugging Face sequence classifier, or a Python function.
 
-    score = load_reward("runs/rm", tokenizer)            # a checkpoint of `wuya reward_model`
+    score = load_reward("runs/rm", tokenizer)            # a checkpoint of `wuya reward`
     score = load_reward("my.py:politeness", tokenizer)   # def politeness(prompts: list[str], completions: list[str])
     scores_B = score(prompt_ids, completion_ids)
 
@@ -44,7 +44,7 @@ def load_reward(
         raise ConfigError(
             "reward model and policy have different tokenizers",
             found=f"{reward_tokenizer.vocab_size} and {tokenizer.vocab_size} tokens",
-            hint="train the reward model from the policy's SFT checkpoint: `wuya reward_model --model runs/sft ...`",
+            hint="train the reward model from the policy's SFT checkpoint: `wuya reward --model runs/sft ...`",
         )
     return model_reward(model.eval(), device=device, microbatch_tokens=microbatch_tokens)
 

@@ -116,7 +116,7 @@ def load_scalar_model(
         raise CheckpointError(
             f"`{folder}` is a language model, not a reward model",
             found=str(hf.get("architectures")),
-            hint=f"train one from it: `wuya reward --policy {folder} --out runs/reward`",
+            hint=f"train one from it: `wuya reward --model {folder} --rankings rankings.jsonl --out runs/reward`",
         )
     config = replace(config_from_hf(hf), tie_embeddings=True)  # a scalar model has no output matrix to keep
     state = _copied(our_state(folder, hf, config, scalar=True), device=device, dtype=dtype)

@@ -8,7 +8,6 @@ One answer a prompt at temperature 1, a tie counts half, intervals resample prom
 labelers the reward model votes, and every table says that this is the proxy and not people.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,7 +28,7 @@ from wuya.evals.evaluation_report import evaluation_table, write_evaluation_repo
 from wuya.evals.helpful import Judge, win_rate
 from wuya.evals.likelihood import alignment_tax, bits_per_byte, kl_divergence, score_texts
 from wuya.evals.outside_judges import judge_answers
-from wuya.evals.proxy import best_of_n, mean_scores, proxy_scores
+from wuya.evals.proxy import best_of_n, best_of_n_kl, mean_scores, proxy_scores
 from wuya.feedback.simulated import Labelers
 from wuya.files import BadRows, FileLock, make_folder, to_json, write_atomic
 from wuya.inference.rewards import load_reward
@@ -273,9 +272,8 @@ def _kl(config: EvaluateConfig, models: Mapping[str, GPT], answers: Mapping[str,
             "per_response_high": kl.per_response.high,
             "per_token": kl.per_token.mean,
         }
-    if "best_of_n" in answers:  # analytic (spec section 7.9)
-        n = config.best_of
-        rows["best_of_n"] = {"per_response": math.log(n) - (n - 1) / n, "per_token": None}
+    if "best_of_n" in answers:
+        rows["best_of_n"] = {"per_response": best_of_n_kl(config.best_of), "per_token": None}
     return rows
 
 

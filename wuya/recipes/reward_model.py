@@ -190,7 +190,7 @@ def load_ranked_prompts(
         raise DataError(
             f"`{path}` has no ranking to learn from",
             found=f"{len(rankings)} rankings",
-            hint="export some first: `wuya export --rankings rankings.jsonl`",
+            hint="rank some answers first, which freezes them into a file: `wuya label --candidates completions.jsonl`",
         )
     return prompts, rankings
 
