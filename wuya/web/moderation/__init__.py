@@ -1,0 +1,1 @@
+"""What may not be asked or answered here: rules, a queue of what they found and of what readers reported."""

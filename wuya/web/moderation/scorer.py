@@ -1,0 +1,25 @@
+"""A reward model as a judge of turns. The only module of the web layer with torch; loaded when a rule asks for it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from wuya.models.checkpoint import load_scalar_model
+from wuya.records import Message
+from wuya.tokenizer.chat_format import encode_chat
+
+
+class Scorer:
+    """One checkpoint of `wuya reward`, or a Hugging Face sequence classifier with one label of a family we read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._model, self._tokenizer = load_scalar_model(folder)
+        self._model.eval()
+
+    @torch.inference_mode()
+    def score(self, turns: Sequence[tuple[str, str]]) -> float:
+        """The scalar at the end of a chat of (role, text) turns; the latest tokens of a long one."""
+        messages = [Message(role=role, content=text) for role, text in turns]
+        ids = encode_chat(self._tokenizer, messages)[-self._model.trunk.config.context_length :]
+        return float(self._model.scores(torch.tensor([ids]), torch.tensor([len(ids) - 1])))
