@@ -39,7 +39,7 @@ def code_tokens(code: str, name: str) -> tuple[tuple[str, str], ...]:
     lexer = get_lexer_by_name(name, stripnl=False, stripall=False, ensurenl=False)
     tokens: list[tuple[str, str]] = []
     for kind, text in lexer.get_tokens(code):
-        while kind not in STANDARD_TYPES:
+        while kind not in STANDARD_TYPES and kind.parent is not None:
             kind = kind.parent
         short = STANDARD_TYPES[kind]
         short = short if _CLASS.fullmatch(short) and short != "w" else ""
