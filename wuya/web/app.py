@@ -69,6 +69,7 @@ def create_app(settings: Settings, *, engine: Engine, database: str | Path) -> F
     for module in modules:
         for router in getattr(module, "routers", None) or (module.router,):
             app.include_router(router)
+    app.state.patterns = {route.route.endpoint: route.path for route in routes_of(app)}
     app.state.page_paths = {route.path for route in routes_of(app) if "GET" in route.methods}
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     app.add_middleware(Shield, settings=settings, service=service)

@@ -28,7 +28,7 @@ NAVIGATION = (
     ("runs", "/runs", "runs"),
     ("data", "/data", "label:lead"),
     ("keys", "/keys", "keys"),
-    ("admin", "/admin", "admin"),
+    ("admin", "/admin", "admin:page"),
 )
 """Name (also of its icon and text), path and the permission that shows it."""
 

@@ -115,7 +115,8 @@ class Shield:
     def _note(self, scope: Scope, request: Request, seen: "_Seen") -> None:
         """A line in the log and a count: the route's pattern, never the path's own words or the query."""
         seconds = time.monotonic() - seen.since
-        route = getattr(scope.get("route"), "path", "/static" if "/static/" in scope["path"] else "unmatched")
+        other = "/static" if "/static/" in scope["path"] else "unmatched"
+        route = scope["app"].state.patterns.get(scope.get("endpoint"), other) if "app" in scope else other
         if (service := self.service) is not None:
             metrics = metrics_of(service)
             metrics.requests.labels(route, request.method if request.method in METHODS else "other", seen.status).inc()

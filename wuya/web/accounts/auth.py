@@ -34,6 +34,7 @@ PERMISSIONS: dict[str, frozenset[str]] = {
     "models": frozenset({"admin", "lead"}),
     "moderate": frozenset({"admin", "moderator"}),
     "admin": frozenset({"admin"}),
+    "admin:page": frozenset({"admin", "moderator"}),
 }
 KEY_PERMISSIONS = frozenset({"runs:write"})
 """What an API key may do under /api; under /v1 its scopes count."""

@@ -111,6 +111,6 @@ def account_page(request: Request, viewer: Annotated[Viewer, Depends(require("ac
 
 
 @router.get("/admin")
-def admin_page(request: Request, viewer: Annotated[Viewer, Depends(require("admin"))]) -> Response:
+def admin_page(request: Request, viewer: Annotated[Viewer, Depends(require("admin:page"))]) -> Response:
     """People, audit, settings, health."""
     return render(request, "admin.html", viewer, area="admin")

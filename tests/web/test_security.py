@@ -1,0 +1,148 @@
+"""Other sites, other hosts, oversized bodies, missing headers; and every route's permission against every role."""
+
+import json
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.testclient import TestClient
+
+from wuya.web.accounts.auth import PERMISSIONS, ROLES, permissions_of
+from wuya.web.routing import permission_of, routes_of
+from wuya.web.security import cross_site
+
+OPEN = {
+    "/", "/openapi.json", "/healthz", "/readyz", "/metrics", "/login", "/setup", "/join", "/reset",
+    "/api/auth/login", "/api/auth/logout", "/api/auth/setup", "/api/auth/join", "/api/auth/password/reset",
+}  # fmt: skip
+"""What may be asked without being anybody: signing in, health, and the description of the API."""
+SAME = {"host": "chat.example.org"}
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "refused"),
+    [
+        ("POST", {"sec-fetch-site": "same-origin"}, False),
+        ("POST", {"sec-fetch-site": "none"}, False),
+        ("POST", {"sec-fetch-site": "same-site"}, True),
+        ("POST", {"sec-fetch-site": "cross-site"}, True),
+        ("POST", {"sec-fetch-site": "cross-site", "origin": "https://chat.example.org"}, True),
+        ("POST", {"sec-fetch-site": "same-origin", "origin": "https://evil.org"}, False),  # the browser knows best
+        ("POST", {"origin": "https://chat.example.org"}, False),
+        ("POST", {"origin": "https://chat.example.org:444"}, True),
+        ("POST", {"origin": "https://evil.org"}, True),
+        ("POST", {"origin": "null"}, True),
+        ("POST", {}, False),  # no browser: it carries no cookies of a victim
+        ("GET", {"sec-fetch-site": "cross-site"}, False),
+        ("HEAD", {"origin": "https://evil.org"}, False),
+        ("DELETE", {"sec-fetch-site": "cross-site"}, True),
+        ("PUT", {"origin": "https://evil.org"}, True),
+        ("PATCH", {"sec-fetch-site": "cross-site"}, True),
+    ],
+)
+def test_requests_of_other_sites_are_refused(method: str, headers: dict[str, str], refused: bool) -> None:
+    assert bool(cross_site(method, Headers(SAME | headers), scheme="https")) is refused
+
+
+def test_a_forged_request_changes_nothing(client: TestClient) -> None:
+    answer = client.patch("/api/me", json={"theme": "dark"}, headers={"sec-fetch-site": "cross-site"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "cross_site")
+    assert client.get("/api/me").json()["theme"] == ""
+
+
+def test_only_json_changes_things(client: TestClient) -> None:
+    answer = client.patch("/api/me", content=b'{"theme":"dark"}', headers={"content-type": "text/plain"})
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("host", ["evil.org", "127.0.0.1.evil.org", "localhost.evil.org:8000", ""])
+def test_other_host_names_are_refused(client: TestClient, host: str) -> None:
+    """Against DNS rebinding: a page of evil.org whose name points to 127.0.0.1 gets nothing."""
+    answer = client.get("/api/me", headers={"host": host})
+    assert (answer.status_code, answer.json()["code"]) == (400, "unknown_host")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8000", "[::1]:8000", "LOCALHOST"])
+def test_this_machine_has_several_names(client: TestClient, host: str) -> None:
+    assert client.get("/api/me", headers={"host": host}).status_code == 200
+
+
+def test_every_answer_carries_the_headers(client: TestClient) -> None:
+    for path in ("/", "/healthz", "/api/me", "/v1/nowhere", "/static/css/base.css", "/nowhere"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "unsafe" not in policy and "require-trusted-types-for 'script'" in policy and "*" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "same-origin"
+        assert headers["x-request-id"]
+        assert "server" not in headers
+
+
+def test_large_bodies_are_refused_before_they_are_read(client: TestClient) -> None:
+    large = json.dumps({"name": "x" * (10 << 20)})
+    for path in ("/api/me", "/v1/chat/completions"):
+        answer = client.request("PATCH" if "me" in path else "POST", path, content=large,
+                                headers={"content-type": "application/json"})  # fmt: skip
+        assert answer.status_code == 413
+
+
+def test_large_bodies_without_a_length_are_refused_too(client: TestClient) -> None:
+    def endless() -> Any:
+        for _ in range(40):
+            yield b"x" * 100_000
+
+    answer = client.patch("/api/me", content=endless(), headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+
+
+def test_deep_json_is_an_error_of_the_caller(client: TestClient) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    answer = client.patch("/api/me", content=deep, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+
+
+def test_every_route_asks_who_it_is(app: FastAPI) -> None:
+    """A new route is either in OPEN or has a permission; `/v1` and shares answer for themselves."""
+    missing = [
+        route.path
+        for route in routes_of(app)
+        if route.path not in OPEN and not route.path.startswith(("/v1", "/s/", "/api/shares/")) and permission_of(route.route) is None
+    ]
+    assert missing == []
+
+
+class TestMatrix:
+    """Every route, every role: 401 for nobody, 403 where the role lacks the permission, never 403 where it has it."""
+
+    @pytest.fixture
+    def accounts(self) -> bool:
+        return True
+
+    def test_every_route_and_every_role(
+        self, app: FastAPI, client: TestClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from wuya.web.accounts import auth
+
+        wrong = []
+        for route in routes_of(app):
+            permission = permission_of(route.route)
+            if permission is None:
+                continue
+            path = "/".join("x" if part.startswith("{") else part for part in route.path.split("/"))
+            for role in (None, *ROLES):
+                viewer = None if role is None else auth.Viewer("nobody-of-that-id", role)
+                monkeypatch.setattr(auth, "_find_viewer", lambda _, viewer=viewer: viewer)
+                for method in sorted(route.methods - {"HEAD", "OPTIONS"}):
+                    if role is not None and permission in permissions_of(role):
+                        continue  # what they may do is tested where it is done
+                    body = None if method == "GET" else {}
+                    answer = client.request(method, path, json=body)
+                    if answer.status_code != (401 if role is None else 403):
+                        wrong.append((method, route.path, role, answer.status_code))
+        assert wrong == []
+
+
+def test_each_permission_has_somebody_and_admins_have_all() -> None:
+    assert all(PERMISSIONS.values())
+    assert permissions_of("admin") == set(PERMISSIONS)
