@@ -29,7 +29,7 @@ def phone(browser: Any, live_server: Any) -> Iterator[Chat]:
 
 
 def test_a_blind_comparison_is_voted_on_by_key_and_goes_on_with_the_winner(chat: Chat, engine: FakeEngine) -> None:
-    engine.prefill_seconds = 0.5
+    engine.tokens_per_second = 1
     chat.open()
     page = chat.page
     page.click("#compare")
@@ -39,6 +39,7 @@ def test_a_blind_comparison_is_voted_on_by_key_and_goes_on_with_the_winner(chat:
     chat.ask("Which is better?", wait=False)
     page.wait_for_selector(".pair")
     assert page.locator(".vote:disabled").count() == 4  # not before both have ended
+    engine.tokens_per_second = 5000
     page.wait_for_selector(".vote:enabled")
     shown = page.locator(".pair").inner_text()
     assert "alpha" not in shown and "beta" not in shown

@@ -41,7 +41,7 @@ async function report(id) {
   const note = await promptDialog({ title: t("chat.report"), label: t("chat.report_label"), action: t("chat.report_send"), maxlength: 500 });
   if (note === null) return;
   try {
-    await api.post("/api/reports", { subject: "message", subject_id: id, note });
+    await api.post(`/api/messages/${id}/report`, { reason: "other", comment: note });
     toast(t("chat.reported"), { kind: "good" });
   } catch (problem) {
     toast(explain(problem), { kind: "bad" });
