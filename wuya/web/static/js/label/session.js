@@ -51,7 +51,7 @@ export class TaskSession {
     let touched = Date.now();
     for (const kind of ["keydown", "pointerdown", "wheel", "touchmove"])
       addEventListener(kind, () => (touched = Date.now()), { passive: true });
-    addEventListener("keydown", () => (this.signals.keys += 1));
+    addEventListener("keydown", () => (this.signals.keys += 1), { capture: true });
     this.ticker = setInterval(() => {
       const at = Date.now();
       if (!document.hidden && at - touched < IDLE_MS) this.activeMs += Math.min(at - last, 2000);
