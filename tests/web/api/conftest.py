@@ -99,8 +99,8 @@ class Api:
 
 
 @contextmanager
-def serve(folder: Path, *, accounts: bool) -> Iterator[Api]:
-    engine = FakeEngine()
+def serve(folder: Path, *, accounts: bool, engine: Any = None) -> Iterator[Api]:
+    engine = engine or FakeEngine()
     app = create_app(Settings(workspace=folder, accounts=accounts), engine=engine, database=folder / "wuya.db")
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, lifespan="on"))
     listener = socket.socket()

@@ -25,7 +25,6 @@ from wuya.web.api.store import KeyRecord
 from wuya.web.operations.metrics import Metrics, metrics_of
 from wuya.web.service import Service, service_of
 
-
 BEARER = HTTPBearer(auto_error=False, description="An API key. Not needed where the server runs without accounts.")
 """For the OpenAPI document; the work is done by `caller_with`."""
 

@@ -1,9 +1,9 @@
 """What chat and API ask before a model reads a text, while it writes one, and when it is done.
 
-    moderator = moderator_of(service)
-    moderator.check_input(text, user_id=viewer.user_id, message_id=id)    # raises ApiError 400 content_policy_violation
-    if moderator.blocks_output(text_so_far): ...                          # end it with finish_reason content_filter
-    moderator.note_output(text, user_id=..., message_id=id)               # at the end: flags go to the queue
+moderator = moderator_of(service)
+moderator.check_input(text, user_id=viewer.user_id, message_id=id)    # raises ApiError 400 content_policy_violation
+if moderator.blocks_output(text_so_far): ...                          # end it with finish_reason content_filter
+moderator.note_output(text, user_id=..., message_id=id)               # at the end: flags go to the queue
 """
 
 import threading

@@ -10,6 +10,7 @@ from wuya.feedback.database import reading, writing
 from wuya.feedback.tables import uuid7
 from wuya.web import audit
 from wuya.web.accounts.auth import Viewer, require
+from wuya.web.chat import consent
 from wuya.web.errors import ApiError
 from wuya.web.moderation import store
 from wuya.web.moderation.moderator import inside, moderator_of
@@ -128,6 +129,8 @@ def decide(request: Request, id: str, body: Decision, service: ServiceNow, viewe
     """Dismiss, hide, warn or suspend."""
     with writing(service.database) as connection:
         row = store.decide(connection, id, body.decision, body.note, viewer.user_id)
+        if row["subject"] == "message":
+            consent.refresh(connection, row["subject_id"], secret=service.settings.secret)  # hidden: not for training
         diff = {"decision": body.decision}
         audit.record(
             connection, service, "moderation.decide", viewer=viewer, request=request, object="event", object_id=id,

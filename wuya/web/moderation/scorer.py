@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from wuya.models.checkpoint import load_scalar_model
-from wuya.records import Message
-from wuya.tokenizer.chat_format import encode_chat
+from wuya.records import Message, Role
+from wuya.tokenizer.chat_format import encode_chat, encode_prompt
 
 
 class Scorer:
@@ -18,8 +18,12 @@ class Scorer:
         self._model.eval()
 
     @torch.inference_mode()
-    def score(self, turns: Sequence[tuple[str, str]]) -> float:
+    def score(self, turns: Sequence[tuple[Role, str]]) -> float:
         """The scalar at the end of a chat of (role, text) turns; the latest tokens of a long one."""
         messages = [Message(role=role, content=text) for role, text in turns]
-        ids = encode_chat(self._tokenizer, messages)[-self._model.trunk.config.context_length :]
+        if messages[-1].role == "assistant":
+            ids = list(encode_chat(self._tokenizer, messages).ids)
+        else:
+            ids = encode_prompt(self._tokenizer, messages)
+        ids = ids[-self._model.trunk.config.context_length :]
         return float(self._model.scores(torch.tensor([ids]), torch.tensor([len(ids) - 1])))
