@@ -214,3 +214,45 @@ def test_what_cannot_be_rated(client: TestClient) -> None:
     given = {"value": -1, "reasons": ["too_long"], "comment": "c", "better_answer": "b"}
     assert ok(client.put(f"/api/messages/{reply}/feedback", json=given)) == given
     assert chat.get()["messages"][1]["feedback"] == given
+
+
+def rules(client: TestClient, **rule: Any) -> None:
+    body = {
+        "items": [{"name": "no zebras", "stages": ["input", "output"], "action": "block", "words": ["zebra"]} | rule]
+    }
+    ok(client.put("/api/admin/moderation/rules", json=body))
+
+
+def test_what_a_moderator_hides_leaves_training(client: TestClient, service: Service) -> None:
+    chat = new_chat(client, data_use=True)
+    answer = chat.ask("hello")
+    ok(client.put(f"/api/messages/{answer['id']}/feedback", json={"value": 1}))
+    assert SECRET in exported(service)
+    ok(client.post(f"/api/messages/{answer['id']}/report", json={}), 202)
+    [event] = ok(client.get("/api/admin/moderation/queue"))["items"]
+    ok(client.post(f"/api/admin/moderation/queue/{event['id']}", json={"decision": "hide"}))
+    assert SECRET not in exported(service)
+    assert ok(client.get(f"/api/messages/{answer['id']}"))["hidden"]
+
+
+def test_a_blocked_question_is_not_written(client: TestClient) -> None:
+    rules(client, stages=["input"])
+    chat = new_chat(client)
+    answer = chat.ask("a horse")
+    for path in (f"/api/conversations/{chat.id}/messages", f"/api/messages/{answer['parent_id']}/edit"):
+        refused = client.post(path, json={"content": "a Zebra!", "generate": {}})
+        assert refused.status_code == 400 and refused.json()["code"] == "content_policy_violation"
+    assert [m["content"] for m in chat.get()["messages"]] == ["a horse", answer["content"]]
+
+
+def test_an_answer_ends_before_a_blocked_word(client: TestClient, engine: FakeEngine) -> None:
+    engine.script, engine.tokens_per_second = "It is a ZEBRA , not a horse. " + "More words. " * 50, 50
+    rules(client, stages=["output"])
+    answer = new_chat(client).ask("what is it?")
+    assert (
+        answer["content"].startswith("It is") and "ZEBRA" not in answer["content"] and "More" not in answer["content"]
+    )
+    assert (answer["status"], answer["finish_reason"], answer["hidden"]) == ("complete", "content_filter", False)
+    assert engine.slots_used == 0
+    [event] = ok(client.get("/api/admin/moderation/queue"))["items"]
+    assert event["stage"] == "output" and event["subject_id"] == answer["id"]

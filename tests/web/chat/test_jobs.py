@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,22 @@ TEXT = (
 )
 
 
+DATABASE: list[str | Path] = []
+
+
+@pytest.fixture(autouse=True)
+def _database(database: str | Path) -> Iterator[None]:
+    DATABASE.append(database)
+    yield
+    DATABASE.clear()
+
+
 class World:
     """A hub with its database, without HTTP."""
 
     def __init__(self, folder: Path, engine: FakeEngine, **values: Any) -> None:
         self.folder, self.engine = folder, engine
-        self.database: Database = open_engine(os.environ.get("WUYA_TEST_DATABASE") or folder / "wuya.db")
+        self.database: Database = open_engine(DATABASE[0])
         self.journal = Journal(folder / "journals", uuid7())
         self.hub = GenerationHub(engine, self.database, self.journal, **values)
         with writing(self.database) as connection:
@@ -205,8 +215,21 @@ def test_who_missed_too_much_gets_a_snapshot(tmp_path: Path) -> None:
             await until(lambda: job.ended)
             job.events.popleft()
             events = await w.watch(job, 0)
+            assert [e.name for e in events] == ["final"] and drawn(events) == (TEXT, render(TEXT))
+            assert (await w.watch(job, 10_000))[0].name == "final", "a number of another life of the server"
+
+    run(test)
+
+
+def test_who_missed_too_much_of_a_running_answer_gets_a_snapshot(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with world(tmp_path, FakeEngine(script=TEXT, tokens_per_second=60)) as w:
+            job = w.job()
+            w.hub.start(job)
+            await until(lambda: job.tokens >= 5)
+            job.events.popleft()
+            events = await w.watch(job, 0)
             assert events[0].name == "snapshot" and drawn(events) == (TEXT, render(TEXT))
-            assert (await w.watch(job, 10_000))[0].name == "snapshot", "a number of another life of the server"
 
     run(test)
 

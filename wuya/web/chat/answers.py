@@ -155,7 +155,8 @@ def carry_out(connection: Connection, plan: Plan, user_id: str, parent_id: str, 
                 model_alias=request.model, generation_id=request.job,
             )  # fmt: skip
         rows.append(_generation_row(request, conversation_id, id, user_id, base_tokens=plan.tokens))
-        jobs.append(Job(request, conversation_id, id, user_id, text=plan.text, tokens=plan.tokens))
+        question = next((text["content"] for text in reversed(plan.path) if text["role"] == "user"), "")
+        jobs.append(Job(request, conversation_id, id, user_id, question, text=plan.text, tokens=plan.tokens))
     ledger.begin(connection, rows)
     comparison = None
     shown = jobs[0].message_id

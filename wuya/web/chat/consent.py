@@ -54,6 +54,14 @@ def publish(connection: Connection, conversation_id: str, *, secret: bytes) -> N
     replace_chat(connection, conversation_id, list(rows), given, feedback)
 
 
+def refresh(connection: Connection, message_id: str, *, secret: bytes) -> None:
+    """Publish anew the conversation of a message: a moderator has hidden it, or shown it again."""
+    query = select(ChatMessage.conversation_id).where(ChatMessage.id == message_id)
+    conversation_id = connection.execute(query).scalar()
+    if conversation_id is not None:
+        publish(connection, conversation_id, secret=secret)
+
+
 def withdraw(connection: Connection, conversation_id: str) -> None:
     """Take back all that a conversation gave."""
     query = select(ChatMessage.id).where(ChatMessage.conversation_id == conversation_id)

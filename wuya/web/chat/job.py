@@ -37,6 +37,8 @@ class Job:
     conversation_id: str
     message_id: str
     user_id: str
+    question: str = ""
+    """What is answered, for the moderator's scorers."""
     text: str = ""
     """Of the message: what is continued, and what came since."""
     state: str = "queued"
@@ -48,6 +50,10 @@ class Job:
     error_code: str | None = None
     retryable: bool = False
     stopped_by: str | None = None
+    withheld: str = ""
+    """What a rule did not let pass; the answer ends before it."""
+    is_hidden: bool = False
+    """A rule looked at the whole answer and hides it."""
     is_dirty: bool = False
     """Whether the database lacks something."""
     asked_at: float = field(default_factory=time.monotonic)

@@ -35,6 +35,8 @@ from wuya.web.chat.job import Job, ServerEvent
 from wuya.web.chat.journal import Journal
 from wuya.web.chat.meter import Meter
 from wuya.web.errors import ApiError
+from wuya.web.moderation.moderator import Moderator
+from wuya.web.moderation.rules import WordRules
 
 log = logging.getLogger("wuya.web.chat")
 
@@ -49,6 +51,8 @@ WAITING_PER_USER = 4
 TOTAL = 64
 GRACE_SECONDS = 2.0
 """After which an engine that ignores a cancel is left alone."""
+RULE_CHARS = 400
+"""A word that a rule looks for may begin so far back."""
 RETRY_SECONDS = 30.0
 """How long a job waits for an engine that is full or starting again."""
 
@@ -64,9 +68,11 @@ class GenerationHub:
         *,
         job_seconds: float = 600.0,
         meter: Meter | None = None,
+        moderator: Moderator | None = None,
     ) -> None:
         self.engine, self.database, self.journal = engine, database, journal
-        self.job_seconds, self.meter = job_seconds, meter
+        self.job_seconds, self.meter, self.moderator = job_seconds, meter, moderator
+        self._rules = WordRules(())
         self.jobs: dict[str, Job] = {}
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._saver: asyncio.Task[None] | None = None
@@ -131,7 +137,7 @@ class GenerationHub:
                 changed.clear()
                 waiting = job.since(seq)
                 if waiting is None:
-                    waiting = iter([job.snapshot()])
+                    waiting = iter([job.events[-1] if job.ended else job.snapshot()])  # the end holds everything
                 for event in waiting:
                     yield event
                     seq = event.seq
@@ -191,6 +197,8 @@ class GenerationHub:
             await asyncio.shield(asyncio.ensure_future(self._finish(job)))
 
     async def _generate(self, job: Job) -> None:
+        if self.moderator:
+            self._rules = await asyncio.to_thread(self.moderator.word_rules)
         give_up = time.monotonic() + RETRY_SECONDS
         while True:
             try:
@@ -200,6 +208,8 @@ class GenerationHub:
                         if job.stopped_by and isinstance(event, Started):
                             await self._cancel(job)  # it was stopped while the engine took it in
                         await self._take(job, event)
+                        if job.withheld:
+                            await self.engine.cancel(job.id)
                 return
             except EngineError as error:
                 if job.in_engine or job.stopped_by or time.monotonic() > give_up:
@@ -221,7 +231,7 @@ class GenerationHub:
             job.is_dirty = True
             if self.meter:
                 self.meter.token(job)
-            if event.text:
+            if event.text and not job.withheld:
                 job.pending.append(event.text)
                 if job.first_token is None:
                     job.first_token, job.first_token_at = time.monotonic(), now()
@@ -231,7 +241,9 @@ class GenerationHub:
         elif isinstance(event, Done):
             job.finish_reason = event.finish_reason
             job.state = "stopped" if event.finish_reason == "cancelled" else "done"
-            if job.state == "stopped" and job.stopped_by is None:
+            if job.withheld:
+                job.state, job.finish_reason = "done", "content_filter"
+            elif job.state == "stopped" and job.stopped_by is None:
                 job.state, job.error_code, job.retryable = "failed", "engine_lost", True
         elif isinstance(event, Failed):
             job.state, job.error_code, job.retryable = "failed", event.code, event.retryable
@@ -252,10 +264,17 @@ class GenerationHub:
         job.pending.clear()
         if not text:
             return
+        if self._is_blocked(job.text[-RULE_CHARS:] + text):
+            job.withheld = text
+            return
         self.journal.append(job.id, len(job.text), text)
         job.text += text
         job.is_dirty = True
         job.delta(text, draw=bool(job.viewers) and time.monotonic() >= job.draw_at)
+
+    def _is_blocked(self, text: str) -> bool:
+        verdict = self._rules.check(text, "output")
+        return verdict is not None and verdict.rule.action == "block"
 
     async def _cancel(self, job: Job) -> None:
         if not job.in_engine:
@@ -268,7 +287,9 @@ class GenerationHub:
             asyncio.get_running_loop().call_later(GRACE_SECONDS, lambda: None if task.done() else task.cancel())
 
     def _interrupted(self, job: Job) -> None:
-        if job.stopped_by is not None:
+        if job.withheld:
+            job.state, job.finish_reason = "done", "content_filter"
+        elif job.stopped_by is not None:
             job.state, job.finish_reason = "stopped", "cancelled"
         else:
             job.state, job.error_code, job.retryable = "failed", "server_stopped", True
@@ -286,6 +307,11 @@ class GenerationHub:
         asyncio.get_running_loop().call_later(KEEP_SECONDS, self.jobs.pop, job.id, None)
 
     def _write_end(self, job: Job) -> dict[str, object]:
+        if self.moderator and (job.text or job.withheld):
+            named = {"prompt": job.question, "user_id": job.user_id, "message_id": job.message_id}
+            verdict = self.moderator.note_output(job.text + job.withheld, **named)
+            if verdict is not None and verdict.rule.action == "block" and not job.withheld:
+                job.is_hidden, job.finish_reason = True, "content_filter"
         with writing(self.database) as connection:
             ledger.finish(connection, job)
         job.is_dirty = False
@@ -329,6 +355,8 @@ class GenerationHub:
             job.delta("", draw=True)
 
     def _save(self, progress: list[ledger.Progress], running: list[str]) -> dict[str, str]:
+        if self.moderator:
+            self._rules = self.moderator.word_rules()
         with writing(self.database) as connection:
             return ledger.save(connection, progress, running)
 

@@ -83,7 +83,7 @@ def finish(connection: Connection, job: Job) -> None:
         update(ChatMessage)
         .where(ChatMessage.id == job.message_id)
         .values(content=job.text, status=STATUS[job.state], finish_reason=job.finish_reason, error_code=job.error_code,
-                prompt_tokens=job.prompt_tokens, completion_tokens=job.tokens)
+                prompt_tokens=job.prompt_tokens, completion_tokens=job.tokens, hidden_by_moderation=job.is_hidden)
     )  # fmt: skip
     connection.execute(update(Conversation).where(Conversation.id == job.conversation_id).values(updated_at=at))
     search_store.index_message(connection, job.conversation_id, job.message_id, job.text)

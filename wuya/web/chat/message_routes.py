@@ -17,6 +17,7 @@ from wuya.web.chat import answers, consent, ledger, messages, opinions, schema, 
 from wuya.web.chat.answers import Plan, Text
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.errors import ApiError
+from wuya.web.moderation.moderator import moderator_of
 from wuya.web.service import Service, service_of
 
 router = APIRouter(prefix="/api", tags=["chat"])
@@ -32,6 +33,7 @@ async def send_message(id: str, body: schema.NewMessage, viewer: Chatter, servic
     known = await asyncio.to_thread(_sent_before, service, viewer, id, body)
     if known is not None:
         return known
+    await _moderate(service, viewer, body.content)
     return await _say(service, viewer, id, body.parent_id, body.content, body.generate, new_id=body.id)
 
 
@@ -40,6 +42,7 @@ async def edit_message(id: str, body: schema.Edit, viewer: Chatter, service: The
     """Another version of a message beside it; an answer's is written by a person."""
     messages.check_content(body.content)
     row = await asyncio.to_thread(_owned_message, service, viewer, id)
+    await _moderate(service, viewer, body.content)
     if row["role"] == "user":
         return await _say(service, viewer, row["conversation_id"], row["parent_id"], body.content, body.generate)
 
@@ -253,6 +256,12 @@ async def _carry_out(
     for job in jobs:
         service.get(GenerationHub).start(job)
     return answer
+
+
+async def _moderate(service: Service, viewer: Viewer, content: str) -> None:
+    """Refuse what a rule of this server blocks; the moderators' queue learns whose it was, not what."""
+    check = moderator_of(service).check_input
+    await asyncio.to_thread(check, content, user_id=viewer.user_id, message_id=viewer.user_id, subject="user")
 
 
 def _load(service: Service, viewer: Viewer, id: str, leaf: str | None) -> tuple[RowMapping, Sequence[Text]]:

@@ -18,6 +18,7 @@ from wuya.web.chat.jobs import GenerationHub
 from wuya.web.chat.journal import Journal, left_behind
 from wuya.web.chat.markdown import render
 from wuya.web.chat.meter import Meter
+from wuya.web.moderation.moderator import moderator_of
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service
 
@@ -36,7 +37,7 @@ async def lifespan(service: Service) -> AsyncIterator[None]:
     journal = Journal(journals(service), f"{socket.gethostname()}-{os.getpid()}-{id(service):x}")
     hub = GenerationHub(
         service.engine, service.database, journal, job_seconds=service.settings.job_seconds,
-        meter=Meter(metrics_of(service), partial(add_usage, service.database)),
+        meter=Meter(metrics_of(service), partial(add_usage, service.database)), moderator=moderator_of(service),
     )  # fmt: skip
     service.put(hub)
     service.on_shutdown.append(hub.say_goodbye)
