@@ -44,6 +44,6 @@ async def running(checkpoint: Path, **options: Any) -> AsyncIterator[LocalEngine
 
 def run(main: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        await asyncio.wait_for(main(), 60)
+        await asyncio.wait_for(main(), 500)
 
     asyncio.run(bounded())
