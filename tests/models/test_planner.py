@@ -4,6 +4,7 @@ from functools import partial
 import pytest
 import torch
 
+from wuya.models.checkpoint import checkpoint_tensors
 from wuya.models.config import GPTConfig
 from wuya.models.gpt import GPT
 from wuya.models.lora import adapter_parameters, add_lora
@@ -13,6 +14,8 @@ from wuya.models.planner import (
     lora_activation_bytes,
     lora_parameters,
     published_activation_bytes,
+    rotary_table,
+    saving_bytes,
     state_bytes,
     training_memory,
     weight_bytes,
@@ -148,12 +151,12 @@ def test_checkpointing_accumulation_muon_and_lora_change_what_they_should() -> N
 
 def test_ppo_holds_two_training_states_and_two_frozen_models() -> None:
     config = tiny()
-    N = config.num_parameters
+    N, table = config.num_parameters, rotary_table(config)
     memory = ppo_memory(config, prompt=32, completion=32, ema=False)
     policy, value, reference, reward = memory.models
-    assert (policy.weights, policy.gradients, policy.optimizer) == (4 * N, 4 * N, 8 * N)
+    assert (policy.weights, policy.gradients, policy.optimizer) == (4 * (N + table), 4 * N, 8 * N)
     assert value.optimizer == 8 * (N + config.model_dim)
-    assert (reference.resident, reward.optimizer) == (4 * N, 0)
+    assert (reference.resident, reward.optimizer) == (4 * (N + table), 0)
     assert memory.peak > memory.resident
     with_average = ppo_memory(config, prompt=32, completion=32)
     assert with_average.resident == memory.resident + 4 * N
@@ -167,6 +170,18 @@ def test_one_trunk_with_adapters_needs_a_fraction() -> None:
     assert {model.role for model in trunk.models} == {
         "trunk = reference", "policy (adapter)", "value model (adapter)", "reward model (adapter)"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["modern", "llama", "gpt2"])
+def test_saving_copies_what_hugging_face_stores_in_another_form(name: str) -> None:
+    model = GPT(SMALL[name])
+    own = {t.untyped_storage().data_ptr() for t in model.parameters()}
+    written = checkpoint_tensors(model).values()
+    copied = sum(t.nbytes for t in written if t.untyped_storage().data_ptr() not in own)
+    assert saving_bytes(SMALL[name]) == copied
+    merged = saving_bytes(SMALL[name], lora_rank=4, num_adapters=2)
+    parameters = sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers())
+    assert merged == copied + parameters + 2 * 4 * lora_parameters(SMALL[name], 4)
 
 
 @pytest.mark.slow

@@ -35,20 +35,20 @@ def test_json_has_the_same_in_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan["model"]["parameters"] == 124_439_808
     assert plan["inference"][0]["weights"] == 4 * 124_439_808
     assert plan["compute"]["training_flops"] == 1e9 * plan["compute"]["training_flops_per_token"]
-    assert len(plan["verdict"]) == 3
+    assert len(plan["verdict"]) == 4
 
 
 def test_what_does_not_fit_is_said_with_what_would() -> None:
     big = load_workload(PlanConfig(model="gpt3-6.7b"))
-    inference, training, ppo = make_plan(big, LAPTOP)["verdict"]
+    inference, training, reward, ppo = make_plan(big, LAPTOP)["verdict"]
     assert "float32 does not fit" in inference and "int8" in inference
     assert "does not fit" in training and "accelerators of 80 GiB" in training
-    assert "accelerators" in ppo
+    assert "accelerators" in ppo and "reward: AdamW float32 does not fit" in reward
     tight = dataclasses.replace(LAPTOP, free_bytes=4 * GIB)
     medium = load_workload(PlanConfig(model="gpt2-124m", batch_size=8))
     assert "checkpointing would" in make_plan(medium, tight)["verdict"][1]
     tighter = dataclasses.replace(LAPTOP, free_bytes=2 * GIB)
-    assert "one trunk" in make_plan(medium, tighter)["verdict"][2]
+    assert "one trunk" in make_plan(medium, tighter)["verdict"][3]
 
 
 def test_rows_that_fit_are_those_within_free_memory() -> None:

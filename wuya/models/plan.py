@@ -20,9 +20,11 @@ from wuya.models.machine import Machine
 from wuya.models.planner import (
     OptimizerKind,
     Precision,
+    TrainingMemory,
     kv_cache_bytes,
     lora_parameters,
     published_activation_bytes,
+    run_peak,
     state_bytes,
     training_memory,
     weight_bytes,
@@ -70,6 +72,7 @@ def make_plan(workload: Workload, machine: Machine) -> dict[str, Any]:
     purposes = {
         "inference": inference_rows(workload, machine),
         "training": training_rows(workload, machine),
+        "reward": reward_rows(workload, machine),
         "ppo": ppo_rows(workload, machine),
     }
     return {
@@ -129,6 +132,20 @@ def training_rows(workload: Workload, machine: Machine) -> list[Row]:
             rows.append(_own_row(workload, machine, optimizer, checkpointing=checkpointing, lora_rank=0))
         rows.append(_own_row(workload, machine, "adamw", checkpointing=checkpointing, lora_rank=workload.lora_rank))
     rows += [_published_row(workload, machine, optimizer) for optimizer in OPTIMIZERS]
+    return rows
+
+
+def reward_rows(workload: Workload, machine: Machine) -> list[Row]:
+    """The reward model: no output matrix, microbatches of whole prompts with their answers (as PPO's, in tokens)."""
+    config, length = workload.architecture, workload.prompt + workload.completion
+    batch_size = max(1, workload.microbatch_tokens // length)
+    rows = []
+    for rank, checkpointing in ((0, False), (0, True), (workload.lora_rank, False), (workload.lora_rank, True)):
+        memory = training_memory(
+            config, batch_size=batch_size, tokens=length, activation_checkpointing=checkpointing, accumulates=True,
+            lora_rank=rank, loss_tokens=0,
+        )  # fmt: skip
+        rows.append(_own_memory_row(workload, machine, memory, rank, "AdamW", checkpointing=checkpointing))
     return rows
 
 
@@ -234,16 +251,24 @@ def _own_row(
         activation_checkpointing=checkpointing,
         lora_rank=lora_rank,
     )
-    name = f"LoRA rank {lora_rank}" if lora_rank else {"adamw": "AdamW", "muon": "Muon"}[optimizer]
+    name = {"adamw": "AdamW", "muon": "Muon"}[optimizer]
+    return _own_memory_row(workload, machine, memory, lora_rank, name, checkpointing=checkpointing)
+
+
+def _own_memory_row(
+    workload: Workload, machine: Machine, memory: TrainingMemory, lora_rank: int, name: str, *, checkpointing: bool
+) -> Row:
+    peak = run_peak(workload.architecture, memory, lora_rank=lora_rank)
+    way = f"LoRA rank {lora_rank}" if lora_rank else name
     return {
-        "option": f"{name} float32{', checkpointing' if checkpointing else ''}",
+        "option": f"{way} float32{', checkpointing' if checkpointing else ''}",
         "weights": memory.weights,
         "gradients": memory.gradients,
         "optimizer": memory.optimizer,
         "activations": memory.activations,
         "logits": memory.logits,
-        "total": memory.peak,
-        "fits": memory.peak <= machine.free_bytes,
+        "total": peak,
+        "fits": peak <= machine.free_bytes,
         "runs_here": True,
     }
 
@@ -288,9 +313,9 @@ def _smaller(purpose: str, workload: Workload, free: int) -> str:
                     accumulates=True,
                     lora_rank=rank,
                 )
-                if memory.peak <= free:
+                if (peak := run_peak(config, memory, lora_rank=rank)) <= free:
                     how = f"LoRA rank {rank}" if rank else "AdamW"
-                    return f"microbatches of {rows} rows with {how} and checkpointing would ({readable(memory.peak)})"
+                    return f"microbatches of {rows} rows with {how} and checkpointing would ({readable(peak)})"
     if purpose == "ppo":
         tokens = workload.microbatch_tokens
         while (tokens := tokens // 2) >= workload.prompt + workload.completion:

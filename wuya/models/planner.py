@@ -31,6 +31,8 @@ LONGEST_BLOCKWISE = 512
 LOGITS_AT_ONCE = 2**26
 """Above so many logits the loss is computed in chunks (training/language_model.py)."""
 FLOAT = 4
+TOKENIZER_BYTES = 610
+"""A token of a loaded tokenizer, both encoders with their tables; measured with 49,152 tokens."""
 
 
 def weight_bytes(num_parameters: int, precision: Precision) -> float:
@@ -174,10 +176,9 @@ def training_memory(
     """
     N, D, V = batch_size * tokens, config.model_dim, config.vocab_size
     total = config.num_parameters
-    tables = 2 * config.context_length * config.head_dim * (config.positions == "rope")
     adapter = lora_parameters(config, lora_rank) if lora_rank else 0
     trained = adapter or total
-    weights = FLOAT * (total + tables + adapter)
+    weights = FLOAT * (total + rotary_table(config) + adapter)
     gradients = FLOAT * trained
     matrices = 0 if lora_rank or optimizer == "adamw" else _block_matrices(config)
     state = FLOAT * (2 * (trained - matrices) + matrices)
@@ -202,6 +203,37 @@ def training_memory(
     peak = max(during_loss, first_block, last_block, lookup, step)
     temporary = max(backward, _muon_temporary(config) if matrices else 0)
     return TrainingMemory(weights, gradients, state, kept + recomputed, logits, temporary, peak)
+
+
+def saving_bytes(config: GPTConfig, *, lora_rank: int = 0, num_adapters: int = 1) -> int:
+    """What writing a checkpoint takes besides the model: matrices that Hugging Face stores split (or transposed, GPT-2)
+    are copied, and adapters are merged into a copy of everything. Tensors are written without a further copy
+    (safetensors 0.8; older versions need the weights once more)."""
+    if config.positions == "learned":
+        copied = _block_matrices(config)
+    else:
+        fused = sum(config.qkv_rows) + (2 * config.mlp_dim if config.mlp == "swiglu" else 0)
+        copied = config.num_layers * config.model_dim * fused
+    if not lora_rank:
+        return FLOAT * copied
+    whole = config.num_parameters + rotary_table(config) + num_adapters * lora_parameters(config, lora_rank)
+    return FLOAT * (copied + whole)
+
+
+def rotary_table(config: GPTConfig) -> int:
+    """Floats of the table of cosines and sines."""
+    return 2 * config.context_length * config.head_dim * (config.positions == "rope")
+
+
+def tokenizer_bytes(config: GPTConfig) -> int:
+    """A loaded tokenizer of the model's vocabulary."""
+    return TOKENIZER_BYTES * config.vocab_size
+
+
+def run_peak(config: GPTConfig, memory: "TrainingMemory", *, lora_rank: int = 0) -> int:
+    """Peak of a whole run: its steps, or saving between them; and the tokenizer."""
+    saving = memory.weights + memory.optimizer + saving_bytes(config, lora_rank=lora_rank)
+    return tokenizer_bytes(config) + max(memory.peak, saving)
 
 
 def _block_matrices(config: GPTConfig) -> int:

@@ -15,7 +15,10 @@ from wuya.models.planner import (
     StateBytes,
     kv_cache_bytes,
     lora_parameters,
+    rotary_table,
+    saving_bytes,
     state_bytes,
+    tokenizer_bytes,
     training_memory,
 )
 
@@ -47,11 +50,12 @@ class PPOMemory:
     models: tuple[ModelBytes, ...]
     moments: dict[str, float]
     """What each part of an update needs besides what stays."""
+    tokenizer: float = 0.0
 
     @property
     def resident(self) -> float:
         """What stays."""
-        return sum(model.resident for model in self.models)
+        return self.tokenizer + sum(model.resident for model in self.models)
 
     @property
     def peak(self) -> float:
@@ -102,25 +106,31 @@ def ppo_memory(
     )
     cached = min(max_batch_size, rollout_batch_size, int(MAX_CACHE_BYTES // kv_cache_bytes(config, length=length)))
     sampling = kv_cache_bytes(config, length=length, batch_size=max(1, cached))
-    weights = FLOAT * config.num_parameters
     forward = policy.temporary + FLOAT * 2 * counted * config.vocab_size
     moments = {
         "sampling": sampling + FLOAT * 2 * max(1, cached) * config.vocab_size,
         "scoring": forward,
         "policy step": policy.peak - policy.weights - policy.optimizer,
         "value step": value.peak - value.weights - value.optimizer,
-        "saving": weights * (2 if lora_rank else 1),  # adapters are merged into a copy; tensors are split for the file
+        "saving": float(_saving(config, lora_rank, num_adapters=3 if reward_on_trunk else 2, ema=ema)),
     }
-    return PPOMemory(models, moments)
+    return PPOMemory(models, moments, tokenizer_bytes(config))
+
+
+def _saving(config: GPTConfig, lora_rank: int, *, num_adapters: int, ema: bool) -> int:
+    """Writing the policy, and the weights of the moment kept aside while the average stands in their place."""
+    trained = lora_parameters(config, lora_rank) if lora_rank else config.num_parameters
+    return saving_bytes(config, lora_rank=lora_rank, num_adapters=num_adapters) + FLOAT * trained * ema
 
 
 def _separate(config: GPTConfig, critic: GPTConfig, state: StateBytes, *, ema: bool) -> tuple[ModelBytes, ...]:
     P, R = config.num_parameters, critic.num_parameters + critic.model_dim
+    table, critic_table = FLOAT * rotary_table(config), FLOAT * rotary_table(critic)
     return (
-        ModelBytes("policy", state.weights * P, state.gradients * P, state.optimizer * P, FLOAT * P * ema),
-        ModelBytes("value model", state.weights * R, state.gradients * R, state.optimizer * R),
-        ModelBytes("reference", FLOAT * P, 0, 0),
-        ModelBytes("reward model", FLOAT * R, 0, 0),
+        ModelBytes("policy", state.weights * P + table, state.gradients * P, state.optimizer * P, FLOAT * P * ema),
+        ModelBytes("value model", state.weights * R + critic_table, state.gradients * R, state.optimizer * R),
+        ModelBytes("reference", FLOAT * P + table, 0, 0),
+        ModelBytes("reward model", FLOAT * R + critic_table, 0, 0),
     )
 
 
@@ -136,7 +146,7 @@ def _on_one_trunk(
     )
     value = adapter + head
     return (
-        ModelBytes("trunk = reference", FLOAT * config.num_parameters, 0, 0),
+        ModelBytes("trunk = reference", FLOAT * (config.num_parameters + rotary_table(config)), 0, 0),
         replace(policy, average=float(FLOAT * adapter * ema)),
         ModelBytes("value model (adapter)", state.weights * value, state.gradients * value, state.optimizer * value),
         on_trunk if reward_on_trunk else separate,

@@ -186,6 +186,7 @@ def render(plan: Mapping[str, Any], machine: Machine) -> str:
         table(
             [_shown(row) for row in plan["training"]], "Training (* arithmetic only: on a CPU wuya trains in float32)"
         ),
+        table([_shown(row) for row in plan["reward"]], "Reward model"),
         table([_shown(row) for row in plan["ppo"]], "PPO"),
         "Compute\n\n"
         f"  {compute['training_flops_per_token']:.3g} FLOPs a training token; {compute['training_tokens']:.3g} tokens "
