@@ -40,13 +40,14 @@ ROUTES = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
     ("POST", "/v1/embeddings"),
+    ("POST", "/v1/moderations"),
     ("POST", "/v1/tokenize"),
     ("POST", "/v1/detokenize"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{model}"),
 ]
 QUICK = settings(
-    max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+    max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
 )
 LONG = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 

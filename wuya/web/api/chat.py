@@ -13,6 +13,7 @@ from wuya.web.api.desk import Caller, find_model
 from wuya.web.api.jobs import Jobs
 from wuya.web.api.pieces import Piece, chat_logprobs, pieces
 from wuya.web.api.schema import ChatRequest
+from wuya.web.api.screening import Watch, screen_chat, watch_of
 from wuya.web.api.tools import Call, ToolCallReader
 from wuya.web.service import Service
 
@@ -22,11 +23,16 @@ CHUNK = "chat.completion.chunk"
 async def complete_chat(request: Request, service: Service, caller: Caller, body: ChatRequest) -> Response:
     """Check, encode, and answer as a stream or at once."""
     model = find_model(service, caller, body.model)
+    await screen_chat(service, caller, body)
     ids = await encode_chat(service, model, body)
     head = new_head("chatcmpl", model)
     plan = Plan(service, caller, body, head, [ids], [params.chat_params(body, prompt_tokens=len(ids), model=model)])
+    watch = await watch_of(service, caller)
     return await answer(
-        request, plan, encode=lambda jobs: encode(head, body, jobs), collect=lambda jobs: collect(head, body, jobs)
+        request,
+        plan,
+        encode=lambda jobs: encode(head, body, jobs, watch),
+        collect=lambda jobs: collect(head, body, jobs, watch),
     )
 
 
@@ -51,7 +57,7 @@ def _readers(body: ChatRequest) -> dict[int, ToolCallReader]:
 # ---- as a stream
 
 
-async def encode(head: Head, body: ChatRequest, jobs: Jobs) -> AsyncGenerator[bytes, None]:
+async def encode(head: Head, body: ChatRequest, jobs: Jobs, watch: Watch | None) -> AsyncGenerator[bytes, None]:
     """Role chunks, pieces of all choices as they come, their ends, and the usage if asked for."""
     before = {"usage": None} if body.wants_usage else {}
     with_logprobs = bool(body.logprobs)
@@ -63,7 +69,7 @@ async def encode(head: Head, body: ChatRequest, jobs: Jobs) -> AsyncGenerator[by
 
     for index in range(body.n or 1):
         yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
-    async for piece in pieces(jobs, choices_per_prompt=body.n or 1, readers=_readers(body)):
+    async for piece in pieces(jobs, choices_per_prompt=body.n or 1, readers=_readers(body), watch=watch):
         logprobs = {"content": chat_logprobs(piece.logprobs), "refusal": None} if with_logprobs else None
         if piece.text or (with_logprobs and piece.logprobs):
             yield chunk(piece.index, {"content": piece.text}, logprobs=logprobs)
@@ -80,10 +86,10 @@ async def encode(head: Head, body: ChatRequest, jobs: Jobs) -> AsyncGenerator[by
 # ---- at once
 
 
-async def collect(head: Head, body: ChatRequest, jobs: Jobs) -> dict[str, Any]:
+async def collect(head: Head, body: ChatRequest, jobs: Jobs, watch: Watch | None) -> dict[str, Any]:
     """The whole object."""
     choices = [_Choice(index) for index in range(body.n or 1)]
-    async for piece in pieces(jobs, choices_per_prompt=body.n or 1, readers=_readers(body)):
+    async for piece in pieces(jobs, choices_per_prompt=body.n or 1, readers=_readers(body), watch=watch):
         choices[piece.index].add(piece)
     whole = [choice.as_json(with_logprobs=bool(body.logprobs)) for choice in choices]
     return head.of("chat.completion", whole) | {"usage": jobs.usage.as_json()}

@@ -15,6 +15,7 @@ from wuya.web.api.jobs import Jobs
 from wuya.web.api.params import completion_params
 from wuya.web.api.pieces import LegacyLogprobs, Piece, pieces
 from wuya.web.api.schema import CompletionRequest
+from wuya.web.api.screening import Watch, screen_texts, watch_of
 from wuya.web.service import Service
 
 KIND = "text_completion"
@@ -38,6 +39,7 @@ class _Whole:
     prompts: Sequence[Sequence[int]]
     texts: Sequence[str | None]
     """Of each prompt, where that is what was sent."""
+    watch: Watch | None
 
     @property
     def num_choices(self) -> int:
@@ -62,7 +64,8 @@ async def complete(request: Request, service: Service, caller: Caller, body: Com
     prompts, texts = await _read_prompts(service, model, body)
     head = new_head("cmpl", model)
     plan = Plan(service, caller, body, head, prompts, [_params(body, len(ids), model) for ids in prompts])
-    whole = _Whole(service, body, head, prompts, texts)
+    await screen_texts(service, caller, [text for text in texts if text])
+    whole = _Whole(service, body, head, prompts, texts, await watch_of(service, caller))
     return await answer(
         request, plan, encode=lambda jobs: encode(whole, jobs), collect=lambda jobs: collect(whole, jobs)
     )
@@ -109,7 +112,7 @@ async def encode(whole: _Whole, jobs: Jobs) -> AsyncGenerator[bytes, None]:
         for index in range(len(tables)):
             echo = echoes[index // whole.num_choices]
             yield chunk(Piece(index, echo.text, logprobs=echo.logprobs))
-    async for piece in pieces(jobs, choices_per_prompt=whole.num_choices):
+    async for piece in pieces(jobs, choices_per_prompt=whole.num_choices, watch=whole.watch):
         if piece.text or (piece.logprobs and body.logprobs is not None) or piece.finish_reason:
             yield chunk(piece)
     if body.wants_usage:
@@ -123,7 +126,7 @@ async def collect(whole: _Whole, jobs: Jobs) -> dict[str, Any]:
     """The whole object; of `best_of` completions the n likeliest a token."""
     body, count = whole.body, whole.num_choices
     found = [_Continuation(echo) for echo in await whole.echoes() for _ in range(count)]
-    async for piece in pieces(jobs, choices_per_prompt=count):
+    async for piece in pieces(jobs, choices_per_prompt=count, watch=whole.watch):
         found[piece.index].add(piece)
     kept: list[_Continuation] = []
     for start in range(0, len(found), count):

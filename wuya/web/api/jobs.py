@@ -84,6 +84,7 @@ class Jobs:
         self._watch = _Watch(metrics)
         self._streams = streams
         self._first = first
+        self.num_prompts = len({number for number, _ in first})
         self._pumps: list[asyncio.Task[None]] = []
         self.usage = Usage()
 

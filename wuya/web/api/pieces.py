@@ -3,8 +3,8 @@
 import codecs
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from wuya.inference.backends.protocol import Delta, Done, Event, Failed, TokenLogprob, TopToken
 from wuya.web.api import refusals
@@ -27,26 +27,16 @@ class Piece:
     finish_reason: FinishReason | None = None
 
 
-@dataclass(slots=True)
-class Watch:
-    """What moderation looks at: `blocks(text)` on the text of a choice so far. The default lets everything pass."""
+class Watch(Protocol):
+    """What looks at answers as they grow (screening.py)."""
 
-    every: int = 200
-    """Characters between two looks."""
-    _texts: dict[int, str] = field(default_factory=dict)
-    _looked: dict[int, int] = field(default_factory=dict)
+    def stops(self, index: int, text: str) -> bool:
+        """Note more text of a choice; whether the choice must end before it is shown."""
+        ...
 
-    def blocks(self, text: str) -> bool:
-        """Whether a completion must end here."""
-        return False
-
-    def stops(self, piece: Piece) -> bool:
-        """Note a piece; whether its choice must end before it is shown."""
-        text = self._texts[piece.index] = self._texts.get(piece.index, "") + piece.text
-        if piece.finish_reason is None and len(text) - self._looked.get(piece.index, 0) < self.every:
-            return False
-        self._looked[piece.index] = len(text)
-        return self.blocks(text)
+    async def ends(self, index: int) -> bool:
+        """A choice is whole; whether its last piece must not be shown."""
+        ...
 
 
 async def pieces(
@@ -69,16 +59,20 @@ async def pieces(
         piece = _piece(event, prompt * choices_per_prompt, readers or {})
         if piece is None or piece.index in ended:
             continue
-        if watch is not None and watch.stops(piece):
-            piece = Piece(piece.index, finish_reason="content_filter")
+        if watch is not None:
+            stopped = watch.stops(piece.index, piece.text)
+            if (stopped or piece.finish_reason) and await watch.ends(piece.index):
+                piece = Piece(piece.index, finish_reason="content_filter")
         if piece.calls:
             called.add(piece.index)
-        if piece.finish_reason is not None:
-            ended.add(piece.index)
-            if piece.finish_reason == "stop" and piece.index in called:
-                piece.finish_reason = "tool_calls"
+        if piece.finish_reason == "stop" and piece.index in called:
+            piece.finish_reason = "tool_calls"
         if piece.text or piece.calls or piece.logprobs or piece.finish_reason:
             yield piece
+        if piece.finish_reason is not None:
+            ended.add(piece.index)
+            if len(ended) == jobs.num_prompts * choices_per_prompt:
+                return
 
 
 def _piece(event: Event, first_choice: int, readers: Mapping[int, ToolCallReader]) -> Piece | None:

@@ -13,7 +13,7 @@ from wuya.feedback.database import writing
 from wuya.inference.backends.protocol import ModelInfo
 from wuya.web.accounts.auth import ME
 from wuya.web.accounts.store import ensure_single_user
-from wuya.web.api import bodies, chat, completions, embeddings, manage, params
+from wuya.web.api import bodies, chat, completions, embeddings, manage, params, screening
 from wuya.web.api.answering import ignored_header
 from wuya.web.api.desk import Caller, Desk, caller_with, find_model
 from wuya.web.api.refusals import V1Route
@@ -22,6 +22,7 @@ from wuya.web.api.schema import (
     CompletionRequest,
     DetokenizeRequest,
     EmbeddingRequest,
+    ModerationRequest,
     TokenizeRequest,
 )
 from wuya.web.service import Service, service_of
@@ -68,6 +69,14 @@ async def create_embeddings(
 ) -> Response:
     """Vectors of texts."""
     return await embeddings.embed(request, service, caller, body)
+
+
+@v1.post("/moderations", response_model=bodies.Moderation)
+async def moderations(
+    service: At, caller: Annotated[Caller, Depends(caller_with("moderations"))], body: ModerationRequest
+) -> Response:
+    """What this server's moderation rules say of texts; the rules are the categories."""
+    return JSONResponse(await screening.moderate(service, body), headers=ignored_header(body))
 
 
 @v1.get("/models", response_model=bodies.ModelList)

@@ -36,6 +36,11 @@ class Moderator:
         """Read the rules again at the next look."""
         self._loaded = -1e9
 
+    def rules(self) -> list[Rule]:
+        """Rules that are switched on."""
+        self.word_rules()
+        return [rule for rule in self._rules if rule.enabled]
+
     def word_rules(self) -> WordRules:
         """Rules with words, at most a few seconds old."""
         if time.monotonic() - self._loaded > RELOAD_SECONDS:
