@@ -38,6 +38,8 @@ def test_a_blind_comparison_is_voted_on_by_key_and_goes_on_with_the_winner(chat:
     page.keyboard.press("Escape")
     chat.ask("Which is better?", wait=False)
     page.wait_for_selector(".pair")
+    page.reload()
+    page.wait_for_selector(".pair")  # both answers are still there, and still without names
     assert page.locator(".vote:disabled").count() == 4  # not before both have ended
     engine.tokens_per_second = 5000
     page.wait_for_selector(".vote:enabled")

@@ -31,7 +31,10 @@ export class App {
     this.openPair = null;
     /** What a chat that does not exist yet will start with. */
     this.fresh = this.#blank();
-    this.follower = new Follower(parts.scroller, (away) => (parts.jump.hidden = !away));
+    this.follower = new Follower(parts.scroller, (away) => {
+      parts.jump.hidden = !away;
+      parts.scroller.classList.toggle("away", away); // the browser then keeps what is being read in its place
+    });
     this.frame = new Frame(() => this.follower.follow());
     this.answers = new Answers(this, (lost) => (parts.lost.hidden = !lost));
     this.view = new ThreadView(parts.thread, this);
@@ -91,6 +94,7 @@ export class App {
       const full = await api.get(`/api/conversations/${id}`);
       if (this.wanted !== id) return;
       this.thread.load(full);
+      await this.#otherSides();
       this.loading = false;
       this.parts.skeleton.hidden = true;
       this.draw();
@@ -105,6 +109,13 @@ export class App {
       this.parts.failure.hidden = false;
       this.parts.failureText.textContent = explain(problem);
     }
+  }
+
+  /** An open comparison needs both answers; the path holds only one of them. */
+  async #otherSides() {
+    const open = [...this.thread.comparisons.values()].filter((comparison) => comparison.outcome === null);
+    const missing = open.flatMap(({ left, right }) => [left, right]).filter((id) => !this.thread.get(id));
+    this.thread.put((await Promise.all(missing.map((id) => api.get(`/api/messages/${id}`).catch(() => null)))).filter(Boolean));
   }
 
   /** Scroll to a message and show which it is. @param {string | null} id */

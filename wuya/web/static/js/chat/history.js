@@ -72,7 +72,7 @@ export class History {
     let group = "";
     for (const chat of this.chats) {
       const now = dayGroup(chat.updated_at);
-      if (now !== group) rows.push(h("li", { class: "history-group", role: "presentation" }, h("h3", {}, this.#groupName(now, chat))));
+      if (now !== group) rows.push(h("li", { class: "history-group" }, h("h3", {}, this.#groupName(now, chat))));
       group = now;
       rows.push(this.#row(chat));
     }

@@ -36,6 +36,7 @@ export class Jobs {
       if (!control.signal.aborted) listener("gone", problem);
     } finally {
       if (this.followed.get(id) === control) this.followed.delete(id);
+      if (!this.followed.size) this.connection(false);
     }
   }
 

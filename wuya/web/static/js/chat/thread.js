@@ -31,11 +31,13 @@ export class ThreadView {
     return view;
   }
 
-  /** The comparison to show in the place of a message: the open ones, and the last one voted on. @param {string} id */
+  /** The comparison to show in the place of a message: only at the end of the path, until somebody goes on. @param {string} id */
   pairAt(id) {
-    const comparison = this.app.thread.comparisonOf(this.app.thread.get(id));
-    if (!comparison || !this.app.thread.get(comparison.left) || !this.app.thread.get(comparison.right)) return null;
-    return comparison.outcome === null || this.app.openPair === comparison.id ? comparison : null;
+    const { thread, openPair } = this.app;
+    const comparison = thread.comparisonOf(thread.get(id));
+    if (!comparison || !thread.get(comparison.left) || !thread.get(comparison.right)) return null;
+    if (thread.leaf !== comparison.left && thread.leaf !== comparison.right) return null;
+    return comparison.outcome === null || openPair === comparison.id ? comparison : null;
   }
 
   /** Draw the path: reuse what is there, move nothing that is in place. */
