@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -450,6 +451,21 @@ def test_another_process_shows_and_stops_a_job_through_the_database(tmp_path: Pa
             assert events[-1].name == "final" and events[-1].data["finish_reason"] == "cancelled"
             assert TEXT.startswith(events[-1].data["message"]["content"])
             await other.close()
+
+    run(test)
+
+
+def test_a_late_save_does_not_undo_the_end(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with world(tmp_path) as w:
+            job = w.job()
+            w.hub.start(job)
+            await until(lambda: job.tokens > 3)
+            late = replace(ledger.Progress.of(job), text="old", state="running")
+            await until(lambda: job.ended)
+            with writing(w.database) as connection:
+                ledger.save(connection, [late], [job.id])
+            assert w.message(job)["content"] == TEXT and w.generation(job)["state"] == "done"
 
     run(test)
 

@@ -76,6 +76,7 @@ class GenerationHub:
         self.jobs: dict[str, Job] = {}
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._saver: asyncio.Task[None] | None = None
+        self._wake_saver = asyncio.Event()
         self._closing = False
         self.streams: dict[str, int] = {}
         """Open event streams by person."""
@@ -169,10 +170,9 @@ class GenerationHub:
             if job.task is not None:
                 job.task.cancel()
         await asyncio.gather(*(job.task for job in live if job.task), return_exceptions=True)
-        if self._saver is not None:
-            self._saver.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._saver
+        if self._saver is not None:  # it may be in the middle of a transaction: let it come to its end
+            self._wake_saver.set()
+            await self._saver
         self.journal.close()
 
     # One job
@@ -325,7 +325,8 @@ class GenerationHub:
     async def _save_until_idle(self) -> None:
         """Every half second: texts of all jobs in one transaction, usage to viewers, stops asked of other processes."""
         while any(not job.ended for job in self.jobs.values()):
-            await asyncio.sleep(SAVE_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake_saver.wait(), SAVE_SECONDS)
             live = [job for job in self.jobs.values() if not job.ended]
             for job in live:
                 usage = {"prompt": job.prompt_tokens, "completion": job.tokens, "tps": job.tokens_per_second}

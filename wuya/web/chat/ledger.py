@@ -47,11 +47,14 @@ def begin(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def save(connection: Connection, progress: Iterable[Progress], running: Sequence[str]) -> dict[str, str]:
-    """Texts so far, and a sign of life for all running jobs. Who asked (elsewhere) for which of them to stop."""
+    """Texts so far, and a sign of life for all running jobs. Who asked (elsewhere) for which of them to stop.
+
+    Jobs that have ended since keep their end: `finish` may have been faster.
+    """
     changed = list(progress)
     at = now()
     if changed:
-        named = update(ChatMessage).where(ChatMessage.id == bindparam("row"))
+        named = update(ChatMessage).where(ChatMessage.id == bindparam("row"), ChatMessage.status == "streaming")
         texts = [
             {"row": p.message_id, "content": p.text, "completion_tokens": p.tokens, "prompt_tokens": p.prompt_tokens}
             for p in changed
@@ -64,7 +67,9 @@ def save(connection: Connection, progress: Iterable[Progress], running: Sequence
                 "started_at": p.started_at,
                 "first_token_at": p.first_token_at,
             }
-            connection.execute(update(Generation).where(Generation.id == p.id).values(**values))
+            connection.execute(
+                update(Generation).where(Generation.id == p.id, Generation.state.in_(LIVE)).values(**values)
+            )
     connection.execute(update(Generation).where(Generation.id.in_(running)).values(heartbeat_at=at))
     asked = select(Generation.id, Generation.cancelled_by).where(Generation.id.in_(running))
     return {id: by or "" for id, by in connection.execute(asked.where(Generation.cancel_requested_at.is_not(None)))}
