@@ -23,7 +23,7 @@ from wuya.web.accounts.auth import ME, Viewer, current_viewer
 from wuya.web.accounts.store import ensure_single_user
 from wuya.web.errors import add_error_handlers
 from wuya.web.routing import routes_of
-from wuya.web.security import Shield
+from wuya.web.security import ApiCors, Shield
 from wuya.web.service import Service
 from wuya.web.settings import Settings
 
@@ -73,6 +73,8 @@ def create_app(settings: Settings, *, engine: Engine, database: str | Path) -> F
     app.state.page_paths = {route.path for route in routes_of(app) if "GET" in route.methods}
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
     app.add_middleware(Shield, settings=settings, service=service)
+    if settings.cors_origins:
+        app.add_middleware(ApiCors, origins=settings.cors_origins)
     return app
 
 

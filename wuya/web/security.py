@@ -7,16 +7,17 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wuya.web.errors import ApiError, error_response, local_path
+from wuya.web.errors import ApiError, error_response, is_v1, local_path
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service
 from wuya.web.settings import Settings
@@ -181,6 +182,20 @@ class Shield:
             await send(message)
 
         return sender
+
+
+class ApiCors:
+    """Lets pages of the named origins call `/v1` with a key; never with cookies, and nothing else."""
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        self.app = app
+        headers = ["authorization", "content-type", "x-request-id"]
+        methods = ["GET", "POST", "DELETE"]
+        self.cors = CORSMiddleware(app, allow_origins=origins, allow_methods=methods, allow_headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        inside = scope["type"] == "http" and is_v1(local_path(Request(scope)))
+        await (self.cors if inside else self.app)(scope, receive, send)
 
 
 IMPORT_TYPES = frozenset(

@@ -13,6 +13,7 @@ from wuya.web import audit
 from wuya.web.accounts import passwords, store
 from wuya.web.accounts.auth import Viewer, cookie_name, ip_prefix, viewer_of_row
 from wuya.web.errors import ApiError
+from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service, service_of
 
 SIGN_UP_MODES = ("closed", "invite", "open")
@@ -83,6 +84,7 @@ def sign_in(request: Request, email: str, password: str) -> str:
     right = passwords.matches(row["password_hash"] if row else None, password)
     if not right or row is None or row["status"] != "active":
         throttle.failed(email, network)
+        metrics_of(service).login_failures.inc()
         raise ApiError(401, "wrong_password", "the address or the password is wrong")
     throttle.succeeded(email, network)
     return _start(request, row["id"], "login")

@@ -42,6 +42,7 @@ function create(namespace, tag, props, children) {
 function setProp(node, name, value) {
   if (typeof value === "function" && name.startsWith("on")) node.addEventListener(name.slice(2).toLowerCase(), value);
   else if (name === "dataset") Object.assign(node.dataset, value);
+  else if (name === "style" && typeof value === "string") throw new Error("give styles as an object: the policy forbids style attributes");
   else if (name === "style") for (const [key, item] of Object.entries(value || {})) node.style.setProperty(key, String(item));
   else if (FORBIDDEN.test(name)) throw new Error(`not a safe property: ${name}`);
   else if (PROPERTIES.has(name)) node[name] = value;

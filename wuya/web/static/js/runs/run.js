@@ -124,7 +124,7 @@ async function register(run, button) {
 
 function legend() {
   if (ids.length < 2) return null;
-  return h("div", { class: "chart-readout" }, ids.map((id, color) => h("a", { class: `chart-key c${color}`, href: url(`/runs/${encodeURIComponent(id)}`) }, nameOf(id))));
+  return h("div", { class: "chart-readout legend" }, ids.map((id, color) => h("a", { class: `chart-key c${color}`, href: url(`/runs/${encodeURIComponent(id)}`) }, nameOf(id))));
 }
 
 function details() {
