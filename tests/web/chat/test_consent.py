@@ -14,6 +14,8 @@ from wuya.feedback.database import reading, writing
 from wuya.feedback.reading import Selection
 from wuya.feedback.snapshot import KINDS
 from wuya.inference.backends.fake import FakeEngine
+from wuya.web.accounts.auth import Viewer
+from wuya.web.accounts.store import anonymise
 from wuya.web.chat import consent
 from wuya.web.service import Service
 from wuya.web.tables import ChatMessage
@@ -256,3 +258,11 @@ def test_an_answer_ends_before_a_blocked_word(client: TestClient, engine: FakeEn
     assert engine.slots_used == 0
     [event] = ok(client.get("/api/admin/moderation/queue"))["items"]
     assert event["stage"] == "output" and event["subject_id"] == answer["id"]
+
+
+def test_deleting_ones_account_takes_everything_out(client: TestClient, service: Service) -> None:
+    use_everything(new_chat(client, data_use=True))
+    assert SECRET in exported(service)
+    with writing(service.database) as connection:
+        anonymise(connection, service.get(Viewer).user_id)
+    assert SECRET not in exported(service)

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, insert, or_, select, update
 
 from wuya.feedback.tables import DemonstrationRow, User, now, uuid7
+from wuya.web.chat import consent
 from wuya.web.errors import ApiError
 from wuya.web.tables import ApiKey, Conversation, OneTimeToken, ServiceSetting, Session
 
@@ -118,6 +119,7 @@ def anonymise(connection: Connection, id: str) -> None:
     end_sessions(connection, id)
     mine = update(ApiKey).where(ApiKey.user_id == id, ApiKey.revoked_at.is_(None))
     connection.execute(mine.values(revoked_at=now()))
+    consent.withdraw_person(connection, id)
     chats = update(Conversation).where(Conversation.user_id == id, Conversation.deleted_at.is_(None))
     connection.execute(chats.values(deleted_at=now(), data_use=False))
 

@@ -68,6 +68,13 @@ def withdraw(connection: Connection, conversation_id: str) -> None:
     withdraw_chat(connection, conversation_id, list(connection.execute(query).scalars()))
 
 
+def withdraw_person(connection: Connection, user_id: str) -> None:
+    """Take back all that a person's chats gave: they delete their account."""
+    consenting = select(Conversation.id).where(Conversation.user_id == user_id, Conversation.data_use)
+    for id in list(connection.execute(consenting).scalars()):
+        withdraw(connection, id)
+
+
 def author_hash(user_id: str, secret: bytes) -> str:
     """The same for all chats of a person, and no way back without the server's key."""
     return hmac.new(secret, f"author {user_id}".encode(), hashlib.sha256).hexdigest()[:16]
