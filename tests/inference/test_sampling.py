@@ -5,6 +5,7 @@ import torch
 from scipy import stats
 
 from wuya.errors import ConfigError
+from wuya.inference import sampling
 from wuya.inference.sampling import SamplingParams, draw_seeds, sample, sample_rows, uniforms
 
 
@@ -109,3 +110,23 @@ def test_uniforms_are_uniform_and_independent_between_counts_and_seeds() -> None
 def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         SamplingParams(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sharpness", [0.3, 3.0])
+def test_few_candidates_give_the_tokens_of_a_full_sort(sharpness: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    rows, words = 400, 300
+    logits = (torch.randn(rows, words, generator=generator) * sharpness * 4).round() / 4  # with ties
+    uniform = torch.rand(rows, generator=generator)
+    top_k = torch.randint(0, 60, (rows,), generator=generator) * (torch.rand(rows, generator=generator) < 0.5)
+    top_p = torch.where(torch.rand(rows, generator=generator) < 0.5, torch.rand(rows, generator=generator) + 1e-3, 1.0)
+    min_p = torch.where(torch.rand(rows, generator=generator) < 0.3, 0.1, 0.0)
+    temperature = torch.where(torch.rand(rows, generator=generator) < 0.1, 0.0, 1.0)
+    results = []
+    for candidates in (words, 40):
+        monkeypatch.setattr(sampling, "CANDIDATES", candidates)
+        for columns in ((top_k, top_p, min_p), (None, top_p, None), (top_k, None, None), (None, None, min_p)):
+            k, p, m = columns
+            results.append(sample_rows(logits, uniform, temperature_B=temperature, top_k_B=k, top_p_B=p, min_p_B=m)[0])
+    for full, short in zip(results[:4], results[4:], strict=True):
+        assert torch.equal(full, short)

@@ -118,7 +118,8 @@ def sample_rows(
         token_B1 = _invert(cumulative_BV, uniform_B)
     else:
         total_B1 = weight_BV.sum(dim=1, keepdim=True)
-        token_B1 = _sample_truncated(weight_BV, uniform_B, top_k_B, top_p_B, min_p_B)
+        free_B = None if greedy_B1 is None else greedy_B1.squeeze(1)
+        token_B1 = _sample_truncated(weight_BV, uniform_B, top_k_B, top_p_B, min_p_B, free_B)
     if greedy_B1 is not None:
         token_B1 = torch.where(greedy_B1, logits_BV.argmax(dim=1, keepdim=True), token_B1)
     logprob_B1 = logits_BV.gather(1, token_B1) - top_B1 - total_B1.log()
@@ -134,23 +135,81 @@ def _invert(cumulative_BV: Tensor, uniform_B: Tensor) -> Tensor:
     return torch.searchsorted(cumulative_BV, target_B1, right=True)
 
 
+CANDIDATES = 512
+"""Truncated rows are mostly decided among so many of the likeliest tokens, which are found without sorting the rest."""
+
+
 def _sample_truncated(
-    weight_BV: Tensor, uniform_B: Tensor, top_k_B: Tensor | None, top_p_B: Tensor | None, min_p_B: Tensor | None
+    weight_BV: Tensor,
+    uniform_B: Tensor,
+    top_k_B: Tensor | None,
+    top_p_B: Tensor | None,
+    min_p_B: Tensor | None,
+    free_B: Tensor | None,
 ) -> Tensor:
-    """Token ids [B, 1] drawn after top-k, then top-p on what is left, then min-p. Ties go to the lower id."""
-    sorted_BV, index_BV = weight_BV.sort(dim=1, descending=True, stable=True)
-    if top_k_B is not None:
-        rank_V = torch.arange(weight_BV.shape[1], device=weight_BV.device)
-        last_B1 = torch.where(top_k_B > 0, top_k_B, weight_BV.shape[1]).unsqueeze(1)
-        sorted_BV = sorted_BV.masked_fill(rank_V >= last_B1, 0.0)
+    """Token ids [B, 1] drawn after top-k, then top-p on what is left, then min-p. Ties go to the lower id.
+
+    Args:
+        free_B: rows whose token does not matter, as it is chosen otherwise.
+    """
+    num_words = weight_BV.shape[1]
+    if num_words <= CANDIDATES:
+        sorted_BV, index_BV = weight_BV.sort(dim=1, descending=True, stable=True)
+        return _draw(sorted_BV, index_BV, uniform_B, top_k_B, top_p_B, min_p_B, None)
+    id_BC = weight_BV.topk(CANDIDATES, dim=1, sorted=False).indices.sort(dim=1).values  # ties in order of their ids
+    weight_BC, order_BC = weight_BV.gather(1, id_BC).sort(dim=1, descending=True, stable=True)
+    total_B1 = weight_BV.sum(dim=1, keepdim=True, dtype=torch.float64).to(weight_BV.dtype)
+    token_B1 = _draw(weight_BC, id_BC.gather(1, order_BC), uniform_B, top_k_B, top_p_B, min_p_B, total_B1)
+    # a row is decided if all it keeps is likelier than the least likely candidate, beyond which others may be as likely
+    least_B1 = weight_BC[:, -1:]
+    likelier_BC = weight_BC > least_B1
+    decided_B = torch.zeros_like(uniform_B, dtype=torch.bool)
     if top_p_B is not None:
-        cumulative_BV = sorted_BV.cumsum(dim=1)
-        before_BV = cumulative_BV - sorted_BV
-        wanted_B1 = torch.where(top_p_B < 1, top_p_B, torch.inf).unsqueeze(1) * cumulative_BV[:, -1:]
-        sorted_BV = sorted_BV.masked_fill(before_BV >= wanted_B1, 0.0)
+        mass_B = (weight_BC * likelier_BC).sum(dim=1)
+        decided_B |= (top_p_B < 1) & (mass_B > top_p_B * total_B1.squeeze(1) * 1.00001)
     if min_p_B is not None:
-        sorted_BV = sorted_BV.masked_fill(sorted_BV < min_p_B.unsqueeze(1), 0.0)  # the likeliest token's weight is 1
-    return index_BV.gather(1, _invert(sorted_BV.cumsum(dim=1), uniform_B))
+        decided_B |= (min_p_B > 0) & (least_B1.squeeze(1) < min_p_B)
+    if top_k_B is not None:  # above all: top-p needs the sum of exactly these k
+        decided_B = torch.where(top_k_B > 0, top_k_B <= likelier_BC.sum(dim=1), decided_B)
+    if free_B is not None:
+        decided_B |= free_B
+    left_N = (~decided_B).nonzero().squeeze(1)
+    if len(left_N):
+        sorted_NV, index_NV = weight_BV[left_N].sort(dim=1, descending=True, stable=True)
+        columns = (None if column_B is None else column_B[left_N] for column_B in (top_k_B, top_p_B, min_p_B))
+        token_B1[left_N] = _draw(sorted_NV, index_NV, uniform_B[left_N], *columns, None)
+    return token_B1
+
+
+def _draw(
+    sorted_BC: Tensor,
+    index_BC: Tensor,
+    uniform_B: Tensor,
+    top_k_B: Tensor | None,
+    top_p_B: Tensor | None,
+    min_p_B: Tensor | None,
+    total_B1: Tensor | None,
+) -> Tensor:
+    """Truncate weights sorted from the likeliest down, and draw from what is left.
+
+    Args:
+        total_B1: sum of all weights, if there are more than these and top-k is off.
+    """
+    if top_k_B is not None:
+        rank_C = torch.arange(sorted_BC.shape[1], device=sorted_BC.device)
+        last_B1 = torch.where(top_k_B > 0, top_k_B, sorted_BC.shape[1]).unsqueeze(1)
+        sorted_BC = sorted_BC.masked_fill(rank_C >= last_B1, 0.0)
+    if top_p_B is not None:
+        cumulative_BC = sorted_BC.cumsum(dim=1)
+        kept_B1 = cumulative_BC[:, -1:]
+        if total_B1 is not None:
+            kept_B1 = total_B1 if top_k_B is None else torch.where(top_k_B.unsqueeze(1) > 0, kept_B1, total_B1)
+        before_BC = cumulative_BC - sorted_BC
+        wanted_B1 = torch.where(top_p_B < 1, top_p_B, torch.inf).unsqueeze(1) * kept_B1
+        sorted_BC = sorted_BC.masked_fill(before_BC >= wanted_B1, 0.0)
+    if min_p_B is not None:
+        sorted_BC = sorted_BC.masked_fill(sorted_BC < min_p_B.unsqueeze(1), 0.0)  # the likeliest token's weight is 1
+    return index_BC.gather(1, _invert(sorted_BC.cumsum(dim=1), uniform_B))
 
 
 def sample(logits_BV: Tensor, params: SamplingParams, generator: torch.Generator) -> tuple[Tensor, Tensor]:

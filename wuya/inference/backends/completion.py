@@ -122,7 +122,7 @@ class Completion:
         if params.frequency_penalty:
             logits_V.sub_(self._counts_V, alpha=params.frequency_penalty)
         if params.presence_penalty:
-            logits_V.sub_(self._counts_V > 0, alpha=params.presence_penalty)
+            logits_V.sub_((self._counts_V > 0).to(logits_V.dtype), alpha=params.presence_penalty)
 
     # -- events
 
