@@ -43,8 +43,8 @@ class Chat:
             time.sleep(0.02)
 
     def messages(self, role: str = "") -> list[str]:
-        """The texts on screen."""
-        found: list[str] = self.page.locator(f".thread .msg{'.' + role if role else ''} .md").all_inner_texts()
+        """Their texts; also of those far above, which the browser does not lay out (content-visibility)."""
+        found: list[str] = self.page.locator(f".thread .msg{'.' + role if role else ''} .md").all_text_contents()
         return found
 
     @property

@@ -12,7 +12,7 @@ from wuya.inference.backends.fake import FakeEngine
 
 @pytest.fixture
 def engine() -> FakeEngine:
-    script = "Written by someone, {}.".format
+    script = ("Written by someone, {}." + " More words" * 60).format
     return FakeEngine(models=("alpha", "beta"), tokens_per_second=200, script=lambda r, _: script(r.params.seed))
 
 
@@ -29,7 +29,7 @@ def phone(browser: Any, live_server: Any) -> Iterator[Chat]:
 
 
 def test_a_blind_comparison_is_voted_on_by_key_and_goes_on_with_the_winner(chat: Chat, engine: FakeEngine) -> None:
-    engine.tokens_per_second = 1
+    engine.tokens_per_second = 2
     chat.open()
     page = chat.page
     page.click("#compare")
@@ -49,7 +49,7 @@ def test_a_blind_comparison_is_voted_on_by_key_and_goes_on_with_the_winner(chat:
     page.keyboard.press("2")
     page.wait_for_selector(".verdict")
     assert {"alpha", "beta"} == {name for name in ("alpha", "beta") if name in page.locator(".pair").inner_text()}
-    winner = page.locator(".pair [data-side=right] .md").inner_text()
+    winner = page.locator(".pair [data-side=right] .md").text_content()
     page.click(".segment >> nth=1")
     page.click(".votes [data-reason=clear]")
     page.click("[data-act=continue-winner]")

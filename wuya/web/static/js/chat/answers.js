@@ -98,6 +98,7 @@ export class Answers {
       const words = message?.content.trim().split(/\s+/).filter(Boolean).length ?? 0;
       const ended = { error: "chat.announce_error", stopped: "chat.announce_stopped" }[message?.status] ?? "chat.announce_done";
       announce(t(ended, { count: words }));
+      if (app.view.offerVote() && !app.composer.text) announce(t("chat.which_better"));
       app.history?.touch({ ...thread.conversation, active_generations: [] });
       app.measure();
     });
@@ -105,6 +106,6 @@ export class Answers {
 
   /** The server does not know the job any more (it was restarted): what it kept is the truth. @param {string} id */
   async #lost(id) {
-    this.#ended(id, await api.get(`/api/messages/${id}`).catch(() => null));
+    this.#ended(id, await api.get(`/api/messages/${id}`).catch((problem) => (explain(problem), null)));
   }
 }

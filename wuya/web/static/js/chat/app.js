@@ -15,6 +15,7 @@ import { ThreadView } from "./thread.js";
 
 /** What the server said, in the reader's words where we have them. @param {any} problem */
 export function explain(problem) {
+  if (problem?.status === 401) window.location.assign(url(`/login?next=${encodeURIComponent(window.location.pathname)}`));
   const known = t(`chat.error_${problem?.code}`);
   return known.startsWith("chat.") ? problem?.message || t("chat.error_other") : known;
 }
@@ -85,6 +86,18 @@ export class App {
     this.draw();
     if (id) await this.#fetch(id, at);
     if (focus && !matchMedia("(pointer: coarse)").matches) this.composer.focus();
+  }
+
+  /** Back after a while: what happened on another device? */
+  async catchUp() {
+    const { thread } = this;
+    if (!thread.id || this.busy || this.view.editing) return;
+    const full = await api.get(`/api/conversations/${thread.id}`).catch(() => null);
+    if (!full || thread !== this.thread || this.busy || full.updated_at === thread.conversation.updated_at) return;
+    thread.load(full);
+    await this.#otherSides();
+    this.draw();
+    for (const job of thread.jobs.values()) this.answers.follow(job);
   }
 
   /** @param {string} id @param {string | null} at */

@@ -122,6 +122,7 @@ export class Composer {
     this.area.value = "";
     this.blocks = [];
     this.#changed();
+    if (!matchMedia("(pointer: coarse)").matches) this.area.focus();
     this.on.send(text);
   }
 

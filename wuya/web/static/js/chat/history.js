@@ -80,6 +80,20 @@ export class History {
     if (this.next) rows.push(this.more);
     fill(this.list, rows);
     this.#drawBar();
+    this.#watch();
+  }
+
+  /** Answers of other chats end without this page hearing of it: look now and then while any is on its way. */
+  #watch() {
+    const running = this.chats.filter((chat) => chat.active_generations?.length && chat.id !== this.app.thread.id);
+    if (this.watching || !running.length) return;
+    this.watching = setTimeout(async () => {
+      this.watching = 0;
+      if (document.hidden) return this.#watch();
+      const { items } = await api.get(`/api/conversations?state=${this.state}&limit=${PAGE}`).catch(() => ({ items: [] }));
+      for (const chat of items) Object.assign(this.chats.find((known) => known.id === chat.id) ?? {}, chat);
+      this.draw();
+    }, 4000);
   }
 
   #groupName(group, chat) {

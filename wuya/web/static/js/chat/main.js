@@ -54,6 +54,7 @@ app.drawBar = () => {
   $("#params").setAttribute("aria-expanded", String(drawer.isOpen));
   const changed = Object.keys(settings.params ?? {}).length + (settings.system_prompt ? 1 : 0);
   $("#params").classList.toggle("changed", changed > 0);
+  parts.area.placeholder = t(settings.mode === "compare" ? "chat.compare_on" : "chat.placeholder");
   $("#consent").textContent = t(settings.data_use ? "chat.consent_on" : "chat.consent_off");
   $("#consent").classList.toggle("on", Boolean(settings.data_use));
   $("#trashed").hidden = !thread.conversation?.trashed;
@@ -116,6 +117,11 @@ addCommands(() => [
 
 // -- start
 
+let left = 0;
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) left = Date.now();
+  else if (Date.now() - left > 30_000) Promise.all([app.catchUp(), app.history.reload()]);
+});
 const named = () => window.location.pathname.match(/\/chat\/([\w-]+)$/)?.[1] ?? null;
 window.addEventListener("popstate", () => app.open(named(), { push: false }));
 await Promise.all([app.open(named(), { push: false }), app.history.reload()]);

@@ -24,6 +24,11 @@ export class ThreadView {
     this.host.replaceChildren();
   }
 
+  /** Whether a message is being edited or rated: then nothing is drawn anew under the hands. */
+  get editing() {
+    return [...this.views.values()].some((view) => view.editing || view.rating);
+  }
+
   /** @param {string} id */
   view(id) {
     let view = this.views.get(id);
@@ -60,6 +65,15 @@ export class ThreadView {
     const keep = new Set(wanted);
     for (const child of [...this.host.children]) if (!keep.has(child)) child.remove();
     wanted.forEach((node, at) => this.host.children[at] !== node && this.host.insertBefore(node, this.host.children[at] ?? null));
+  }
+
+  /** When two answers have ended: to the vote, unless somebody is writing. @returns {boolean} whether there is one to give */
+  offerVote() {
+    const comparison = this.app.thread.leaf ? this.pairAt(this.app.thread.leaf) : null;
+    const pair = comparison && !comparison.outcome ? this.pairs.get(comparison.id) : null;
+    const idle = [null, document.body, this.app.composer.area].includes(document.activeElement);
+    if (pair?.ready && idle && !this.app.composer.text) pair.bar.querySelector("button")?.focus({ preventScroll: true });
+    return Boolean(pair?.ready);
   }
 
   /** Draw again what belongs to one message. @param {string} id */
