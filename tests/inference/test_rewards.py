@@ -76,3 +76,11 @@ def test_a_foreign_classifier_scores_texts(tmp_path: Path, tokenizer: Tokenizer)
     together = score([tokenizer.encode("the")] * 3, completions)
     alone = [float(score([tokenizer.encode("the")], [ids])[0]) for ids in completions]
     assert together.tolist() == pytest.approx(alone, abs=1e-5)
+
+
+def test_several_rewards_are_an_ensemble_whose_score_is_their_mean(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "my.py").write_text(
+        "def one(p, c):\n    return [1.0] * len(c)\n\ndef four(p, c):\n    return [4.0] * len(c)\n"
+    )
+    score = load_reward(f"{tmp_path / 'my.py'}:one, {tmp_path / 'my.py'}:four", tokenizer)
+    assert score([[5], [5]], [[6], [7]]).tolist() == [2.5, 2.5]

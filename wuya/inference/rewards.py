@@ -2,9 +2,10 @@
 
     score = load_reward("runs/rm", tokenizer)            # a checkpoint of `wuya reward`
     score = load_reward("my.py:politeness", tokenizer)   # def politeness(prompts: list[str], completions: list[str])
+    score = load_reward("runs/rm_a,runs/rm_b", tokenizer)  # an ensemble: the mean of the two scores
     scores_B = score(prompt_ids, completion_ids)
 
-All three are the same thing to PPO and best-of-n: (prompt ids, completion ids as sampled) -> scores_B.
+All are the same thing to PPO and best-of-n: (prompt ids, completion ids as sampled) -> scores_B.
 """
 
 import json
@@ -30,10 +31,17 @@ def load_reward(
 ) -> "Score":
     """The score that `reward` names: `file.py:function`, or a folder with our reward model or with a foreign one.
 
+    Several of them with commas between are an ensemble: the mean of their scores.
+
     Args:
         tokenizer: of the policy, whose token ids will be scored.
         microbatch_tokens: positions, padding included, of one forward pass.
     """
+    if "," in reward:
+        parts = [name.strip() for name in reward.split(",") if name.strip()]
+        return mean_reward(
+            [load_reward(name, tokenizer, device=device, microbatch_tokens=microbatch_tokens) for name in parts]
+        )
     if is_function_spec(reward):
         return text_reward(load_function(reward), tokenizer)
     folder = resolve_checkpoint(reward)
@@ -47,6 +55,15 @@ def load_reward(
             hint="train the reward model from the policy's SFT checkpoint: `wuya reward --model runs/sft ...`",
         )
     return model_reward(model.eval(), device=device, microbatch_tokens=microbatch_tokens)
+
+
+def mean_reward(scores: Sequence["Score"]) -> "Score":
+    """The mean of several scores: models of different labelers, or of different seeds, outvote each other's quirks."""
+
+    def score(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+        return torch.stack([one(prompts, completions) for one in scores]).mean(dim=0)
+
+    return score
 
 
 class ScoresSequences(Protocol):

@@ -51,7 +51,8 @@ class PPOConfig(PPOSettings):
     """SFT checkpoint: the starting policy and, frozen, the reference policy."""
     reward: str
     """What scores answers: a reward model's folder (ours or a Hugging Face sequence classifier with one label), or a
-    Python function `my.py:fn` of (prompts, completions) as lists of text, returning one number a completion."""
+    Python function `my.py:fn` of (prompts, completions) as lists of text, returning one number a completion. Several
+    with commas between are an ensemble: their mean."""
     prompts: Path
     """JSONL of prompts to answer; held-out prompts have no place here."""
     out: Path

@@ -1,0 +1,252 @@
+"""Six ways from the same rankings to a policy on one chart: win rate (held-out labelers) against KL.
+
+    python scripts/frontier.py runs/demo-seed1 runs/demo-seed2 runs/demo-seed3 --out runs/frontier
+
+Reads finished demos (`wuya demo`): the SFT model, the rankings, the reward model, PPO and PPO-ptx. Trains RLOO, GRPO,
+DPO and best-of-n distillation beside them, at two strengths each, judges all on the final prompts, and writes
+<out>/{frontier.json, frontier.md, frontier.svg}. What is finished is not run again. Every KL is measured on sampled
+answers; the labelers are simulated, and the table says so.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from wuya.demo.alignment import PTX_COEF, ppo_config
+from wuya.demo.sizes import SIZES, Demo
+from wuya.files import make_folder, to_json, write_atomic
+from wuya.recipes import best_of_n, dpo, evaluate, grpo, ppo, sample_completions, sft
+from wuya.recipes.best_of_n import BestOfNConfig
+from wuya.recipes.dpo import DPOConfig
+from wuya.recipes.evaluate import EvaluateConfig
+from wuya.recipes.grpo import GRPOConfig
+from wuya.recipes.sample_completions import SampleConfig
+from wuya.recipes.sft import SFTConfig
+from wuya.training.svg import line_plot
+
+Train = Callable[[Demo, Path, float], object]
+"""(the demo, where to write, strength) -> trains a policy into that folder."""
+
+
+def train_ppo(demo: Demo, out: Path, kl_coef: float, *, ptx_coef: float = 0.0) -> None:
+    """Plain PPO at another price of KL."""
+    config = replace(ppo_config(demo), kl_coef=kl_coef, ptx_coef=ptx_coef, dump_rollouts=False)
+    ppo.run(replace(config, out=out, resume=out.exists()))
+
+
+def train_ppo_ptx(demo: Demo, out: Path, kl_coef: float) -> None:
+    """PPO with the pre-training mix."""
+    train_ppo(demo, out, kl_coef, ptx_coef=PTX_COEF)
+
+
+def train_group(demo: Demo, out: Path, kl_coef: float, *, algorithm: str) -> None:
+    """RLOO or GRPO: as many episodes, answers a step and updates as PPO, four answers a prompt."""
+    like = ppo_config(demo)
+    grpo.run(
+        GRPOConfig(
+            policy=like.policy,
+            reward=like.reward,
+            prompts=like.prompts,
+            out=out,
+            resume=out.exists(),
+            algorithm=algorithm,  # type: ignore[arg-type]
+            num_updates=like.num_updates,
+            rollout_batch_size=like.rollout_batch_size,
+            minibatch_size=like.minibatch_size,
+            group_size=4,
+            max_tokens=like.max_tokens,
+            max_prompt_tokens=like.max_prompt_tokens,
+            learning_rate=like.learning_rate,
+            warmup_updates=like.warmup_updates,
+            kl_coef=kl_coef,
+            clip_range=1.0 if algorithm == "rloo" else 0.2,  # of a whole answer: four steps a batch leave .2 at once
+            ema_decay=like.ema_decay,
+            seed=demo.seed,
+            dtype="float32",
+        )
+    )
+
+
+def train_rloo(demo: Demo, out: Path, kl_coef: float) -> None:
+    """RLOO."""
+    train_group(demo, out, kl_coef, algorithm="rloo")
+
+
+def train_grpo(demo: Demo, out: Path, kl_coef: float) -> None:
+    """GRPO."""
+    train_group(demo, out, kl_coef, algorithm="grpo")
+
+
+def train_dpo(demo: Demo, out: Path, beta: float) -> None:
+    """DPO on the rankings the reward model learned from."""
+    labels = json.loads((demo.folder / "stages" / "label.json").read_text(encoding="utf-8"))
+    dpo.run(
+        DPOConfig(
+            model=demo.folder / "sft",
+            rankings=demo.folder / "rankings" / "training" / Path(labels["snapshots"]["training"]).name,
+            out=out,
+            resume=out.exists(),
+            beta=beta,
+            batch_size=8,
+            learning_rate=1e-4,
+            warmup_steps=5,
+            seed=demo.seed,
+            dtype="float32",
+        )
+    )
+
+
+def train_best_of_n(demo: Demo, out: Path, n: float) -> None:
+    """Best of n answers to PPO's prompts, imitated for one epoch."""
+    like = ppo_config(demo)
+    samples, best = out.parent / f"{out.name}_samples", out.parent / f"{out.name}_best"
+    sample_completions.run(
+        SampleConfig(
+            checkpoint=demo.folder / "sft",
+            prompts=like.prompts,
+            max_prompts=like.num_updates * like.rollout_batch_size // 4,
+            k=int(n),
+            max_tokens=like.max_tokens,
+            out=samples,
+            resume=samples.exists(),
+            seed=demo.seed + 77,
+            dtype="float32",
+        )
+    )
+    best_of_n.run(
+        BestOfNConfig(candidates=samples / "completions.jsonl", model=demo.folder / "sft", reward=like.reward, out=best)
+    )
+    sft.run(
+        SFTConfig(
+            base=demo.folder / "sft",
+            demonstrations=best / "demonstrations.jsonl",
+            out=out,
+            resume=out.exists(),
+            epochs=2.0,
+            learning_rate=2e-3,
+            seed=demo.seed,
+            dtype="float32",
+        )
+    )
+
+
+METHODS: Mapping[str, tuple[Train, Sequence[float], str]] = {
+    "ppo": (train_ppo, (0.3, 0.6), "kl_coef"),
+    "ppo_ptx": (train_ppo_ptx, (0.3, 0.6), "kl_coef"),
+    "rloo": (train_rloo, (0.3, 0.6), "kl_coef"),
+    "grpo": (train_grpo, (0.3, 1.0), "kl_coef"),
+    "dpo": (train_dpo, (0.1, 0.5), "beta"),
+    "best_of_n_sft": (train_best_of_n, (4, 16), "n"),
+}
+"""Method -> how it is trained, at which strengths, and what the strength is called."""
+READY = {("ppo", 0.3): "ppo", ("ppo_ptx", 0.3): "ppo_ptx"}
+"""What the demo has trained already."""
+
+
+def main() -> None:
+    """Train what is missing, judge, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("demos", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for folder in arguments.demos:
+        rows += judged(folder, arguments.out / folder.name, arguments.methods)
+    text, picture = report(rows)
+    make_folder(arguments.out)
+    write_atomic(arguments.out / "frontier.json", to_json(rows, indent=1) + "\n")
+    write_atomic(arguments.out / "frontier.md", text)
+    write_atomic(arguments.out / "frontier.svg", picture + "\n")
+    print(text)
+
+
+def judged(folder: Path, out: Path, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a policy of one demo: method, strength, KL, win rate against SFT, gold and proxy score."""
+    identity = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+    demo = Demo(folder, SIZES[identity["size"]], identity["seed"], identity["evaluate_on"])
+    policies: dict[str, Path] = {}
+    for method in methods:
+        train, strengths, _ = METHODS[method]
+        for strength in strengths:
+            name = f"{method}_{strength:g}"
+            if ready := READY.get((method, strength)):
+                policies[name] = folder / ready
+                continue
+            policies[name] = out / name
+            if not (out / name / "done").exists():
+                train(demo, make_folder(out) / name, strength)
+                write_atomic(out / name / "done", "")
+    path = out / "evaluation" / "evaluation.json"
+    if not path.exists():
+        evaluate.run(
+            EvaluateConfig(
+                out=out / "evaluation",
+                sft=folder / "sft",
+                policies=policies,
+                prompts=folder / "data" / "evaluation.jsonl",
+                labelers=folder / "data" / "labelers.json",
+                reward_model=str(folder / "reward"),
+                num_prompts=demo.size.evaluation_prompts,
+                max_tokens=demo.size.max_answer_tokens,
+                seed=demo.seed,
+                quiet=True,
+            )
+        )
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rates, kls, scores = found["win_rate"], found["kl"], found["scores"]
+    rows = [
+        {"demo": folder.name, "method": name.rpartition("_")[0], "strength": name.rpartition("_")[2]}
+        | {"kl": kls[name]["per_response"], **{k: rates[f"{name}_vs_sft"][k] for k in ("mean", "low", "high")}}
+        | scores[name]
+        for name in policies
+    ]
+    best = next((key for key in rates if key.startswith("best_of_")), None)
+    if best:
+        rate = {k: rates[best][k] for k in ("mean", "low", "high")}
+        kl = kls["best_of_n"]["per_response"]
+        rows.append(
+            {"demo": folder.name, "method": "best_of_n", "strength": "4", "kl": kl, **rate, **scores["best_of_n"]}
+        )
+    return rows
+
+
+def report(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """(Markdown table over seeds, SVG chart of the means)."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["method"], row["strength"]].append(row)
+    seeds = len({row["demo"] for row in rows})
+    lines = [
+        f"{seeds} seeds; votes by held-out *simulated* labelers; [lowest, highest] over seeds; half width: of one",
+        "seed's 95 % interval. KL in nats an answer, measured on sampled answers (best_of_n: log n - (n-1)/n).",
+        "",
+        "| method | strength | KL | preferred to SFT | half width | gold | proxy |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for (method, strength), group in sorted(groups.items()):
+        kl, rate = mean(r["kl"] for r in group), mean(r["mean"] for r in group)
+        curves[method].append((kl, rate))
+        half = mean((r["high"] - r["low"]) / 2 for r in group)
+        name = METHODS[method][2] if method in METHODS else "n"
+        lines.append(
+            f"| {method} | {name} {strength} | {kl:.2f} [{min(r['kl'] for r in group):.2f}, "
+            f"{max(r['kl'] for r in group):.2f}] | {rate:.1%} [{min(r['mean'] for r in group):.1%}, "
+            f"{max(r['mean'] for r in group):.1%}] | {half:.1%} | {mean(r['gold'] for r in group):+.2f} | "
+            f"{mean(r['proxy'] for r in group):+.2f} |"
+        )
+    series = {}
+    for method, points in curves.items():
+        xs, ys = zip(*sorted([(0.0, 0.5), *points]), strict=True)
+        series[method] = (xs, ys)
+    return "\n".join(lines) + "\n", line_plot("preferred to SFT against KL (nats an answer)", series, xlabel="KL")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The scripts behind docs/experiments.md, on data so small that the answer is known."""
+
+import importlib.util
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wuya.data.chitchat import Chat, Turn
+from wuya.records import Candidate, Message, Prompt, Ranking
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Taste:
+    """A labeler who follows a hidden linear utility of the answers' numbers, with noise."""
+
+    def __init__(self, weights: np.ndarray, noise: float, seed: int) -> None:
+        self.weights, self.noise, self.rng = weights, noise, np.random.default_rng(seed)
+
+    def prefer(self, prompt: Prompt, a: Candidate, b: Candidate) -> float:
+        x, y = (np.array(json.loads(c.text)) for c in (a, b))
+        return float((x - y) @ self.weights + self.noise * self.rng.normal() > 0)
+
+
+@pytest.mark.parametrize("rule", ["random", "uncertainty", "margin", "disagreement"])
+def test_every_rule_of_active_collection_learns_and_buys_what_it_says(rule: str) -> None:
+    active = script("active_collection")
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=6)
+
+    def answers(count: int) -> list[tuple[Prompt, list[Candidate]]]:
+        return [
+            (
+                Prompt(str(n), (Message("user", "?"),)),
+                [Candidate(json.dumps(rng.normal(size=6).tolist())) for _ in range(3)],
+            )
+            for n in range(count)
+        ]
+
+    def pool(rows: Any) -> Any:
+        places = [(n, i, j) for n in range(len(rows)) for i, j in ((0, 1), (0, 2), (1, 2))]
+        values = [[np.array(json.loads(c.text)) for c in group] for _, group in rows]
+        return active.Pool(np.array([values[n][i] - values[n][j] for n, i, j in places]), places)
+
+    train, held = answers(60), answers(40)
+    people = [Taste(weights, 0.3, 1), Taste(weights, 0.3, 2)]
+    votes = np.array([active.votes(person, held, pool(held)) for person in people])
+    arguments = Namespace(rounds=5, batch=12, members=4)
+    curve = active.collect(rule, pool(train), train, people, pool(held), votes, 0, arguments)
+    assert len(curve) == 5 and curve[-1] > 0.8
+    drawn = active.choose(rule, pool(train), [(0, 1.0), (5, 0.0)], rng.normal(size=(4, 6)), 12, rng)
+    assert len(drawn) == 12 and (rule in ("random", "disagreement") or not {0, 5} & set(drawn))
+
+
+def test_the_share_of_labels_is_counted_at_randoms_last_accuracy() -> None:
+    curves = {"random": [[0.5, 0.6, 0.7, 0.8]] * 2, "uncertainty": [[0.5, 0.75, 0.8, 0.85]] * 2}
+    text = script("active_collection").report([10, 20, 30, 40], curves)
+    assert "| uncertainty |" in text and "| 30 | 75% |" in text and "| 40 | 100% |" in text
+
+
+def test_pair_accuracy_is_half_for_what_says_nothing_and_one_for_the_truth() -> None:
+    ratings = script("chat_ratings")
+    truth = np.array([3.0, 3.0, 5.0, 9.0])
+    assert ratings.pair_accuracy(truth, truth) == 1 and ratings.pair_accuracy(np.zeros(4), truth) == 0.5
+
+
+def test_who_talks_is_told_from_what_is_said() -> None:
+    """Each person's chats get the same rating: all of the variance lies between people."""
+    ratings = script("chat_ratings")
+    rng = np.random.default_rng(0)
+    worth = {f"person {n}": float(rng.integers(1, 11)) for n in range(12)}
+    assert ratings.between_people({name: [value] * 6 for name, value in worth.items()}) == pytest.approx(1.0)
+    assert abs(ratings.between_people({name: rng.normal(size=50).tolist() for name in worth})) < 0.1
+    chats = [
+        Chat(f"c{n}-{name}", (Turn(name, "hi"), Turn(f"guest {n}", "hello")), (("witty", int(worth[name])),))
+        for n in range(6)
+        for name in worth
+    ]
+    rating = {chat.id: float(chat.ratings[0][1]) for chat in chats}
+    scores = ratings.partner_means(chats[:36], rating, chats[36:])
+    assert ratings.pair_accuracy(scores, np.array([rating[chat.id] for chat in chats[36:]])) == 1.0
+
+
+def test_folds_leave_every_labeler_out_once_and_judge_by_those_left_out() -> None:
+    folds = script("labeler_folds")
+    prompt, answers = Prompt("p", (Message("user", "?"),)), (Candidate("a"), Candidate("b"))
+    rankings = [
+        Ranking(prompt, answers, ranks, who) for who, ranks in (("ann", (1, 2)), ("bob", (2, 1)), ("cai", (1, 2)))
+    ]
+    groups = folds.folds_of(rankings, 5)
+    assert sorted(name for group in groups for name in group) == ["ann", "bob", "cai"]
+    found = folds.judged(rankings, {("p", "a"): 1.0, ("p", "b"): 0.0}, ["bob"])
+    assert found["labelers left out"]["mean"] == 0.0 and found["labelers learned from"]["mean"] == 1.0
+
+
+def test_the_frontier_averages_seeds_and_starts_every_curve_at_the_sft_model() -> None:
+    frontier = script("frontier")
+    row = {"low": 0.6, "high": 0.7, "gold": 1.0, "proxy": 2.0}
+    rows = [
+        {"demo": demo, "method": "dpo", "strength": "0.1", "kl": kl, "mean": rate, **row}
+        for demo, kl, rate in (("s1", 1.0, 0.64), ("s2", 3.0, 0.66))
+    ]
+    text, picture = frontier.report(rows)
+    assert "| dpo | beta 0.1 | 2.00 [1.00, 3.00] | 65.0% [64.0%, 66.0%] | 5.0% |" in text
+    assert picture.startswith("<svg") and "dpo" in picture
