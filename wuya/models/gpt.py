@@ -85,7 +85,8 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits, float32, [..., V], of hidden states [..., D]."""
-        logits = F.linear(hidden, self.embedding.weight if self.head is None else self.head.weight).float()
+        logits: Tensor = F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
+        logits = logits.float()
         if self.config.softcap:
             logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
         return logits
