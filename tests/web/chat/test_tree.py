@@ -1,7 +1,10 @@
 """A conversation is a tree; nothing is overwritten."""
 
+import base64
+import json
 from collections.abc import Callable
 
+import pytest
 from starlette.testclient import TestClient
 
 from tests.web.chat.conftest import Chat, new_chat, ok
@@ -208,6 +211,30 @@ def test_limits(chat: Chat) -> None:
         assert chat.client.patch(f"/api/conversations/{chat.id}", json={"params": params}).status_code == 422
     assert chat.client.patch(f"/api/conversations/{chat.id}", json={"title": "x" * 201}).status_code == 422
     assert chat.client.get("/api/search", params={"q": "x" * 101}).status_code == 422
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "a\\u0000b", "\\udfff\\ud800"])
+def test_characters_that_are_no_text_never_break_the_server(chat: Chat, text: str) -> None:
+    headers = {"content-type": "application/json"}
+    url = f"/api/conversations/{chat.id}"
+    bodies = [
+        ("PATCH", url, '{"title": "%s"}'), ("PATCH", url, '{"system_prompt": "%s"}'), ("PATCH", url, '{"model": "%s"}'),
+        ("PATCH", url, '{"params": {"stop": ["%s"]}}'), ("POST", f"{url}/messages", '{"content": "%s"}'),
+        ("POST", f"{url}/messages", '{"content": "x", "parent_id": "%s"}'), ("POST", "/api/tokenize", '{"text": "%s"}'),
+        ("POST", "/api/conversations/bulk", '{"ids": ["%s"], "action": "trash"}'),
+    ]  # fmt: skip
+    for method, path, body in bodies:
+        response = chat.client.request(method, path, content=(body % text).encode(), headers=headers)
+        assert response.status_code < 500, (path, body, response.text)
+    assert chat.client.get(url).status_code == 200
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-01-01T00:00:00"])
+def test_times_beyond_all_calendars(chat: Chat, moment: str) -> None:
+    assert chat.client.get("/api/conversations", params={"from": moment}).status_code == 422
+    cursor = base64.urlsafe_b64encode(json.dumps([moment, "x"]).encode()).decode()
+    for path in ("/api/conversations", "/api/shares"):
+        assert chat.client.get(path, params={"cursor": cursor}).status_code == 422
 
 
 def test_the_meter_counts_the_whole_prompt_and_says_what_drops(chat: Chat) -> None:

@@ -61,8 +61,8 @@ def list_conversations(
 ) -> dict[str, Any]:
     """One's chats, the latest first."""
     for moment in (start, end):
-        if moment is not None and moment.tzinfo is None:
-            raise ApiError(422, "invalid_value", "say the time zone: 2026-11-22T00:00:00Z")
+        if moment is not None and not store.is_sound(moment):
+            raise ApiError(422, "invalid_value", "write the time with its zone, as 2026-11-22T00:00:00Z")
     wanted = store.Listing(state, model, rated, start, end)
     with reading(service.database) as connection:
         rows, after = store.listing(connection, viewer.user_id, wanted, limit=limit, cursor=cursor)

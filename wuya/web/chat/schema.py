@@ -12,6 +12,8 @@ Title = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)]
 Alias = Annotated[str, StringConstraints(max_length=200)]
 SystemPrompt = Annotated[str, StringConstraints(max_length=32_000)]
 
+MAX_SEED = 2**31 - 1 - 8
+"""The database keeps 32 bits, and siblings count on from it."""
 REASONS = {
     "good": ["accurate", "clear", "helpful", "style", "safe"],
     "bad": ["inaccurate", "unhelpful", "not_followed", "unsafe", "style", "too_long", "too_short", "refused"],
@@ -39,7 +41,7 @@ class Params(Body):
     top_k: int | None = Field(default=None, ge=0, le=1000)
     min_p: float | None = Field(default=None, ge=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
-    seed: int | None = Field(default=None, ge=0, lt=2**53)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     stop: list[StopText] | None = Field(default=None, max_length=4)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
@@ -56,7 +58,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "top_k": {"default": 0, "min": 0, "max": 1000, "step": 1},
     "min_p": {"default": 0.0, "min": 0, "max": 1, "step": 0.01},
     "max_tokens": {"default": 1024, "min": 1, "max": 1_000_000, "step": 1},
-    "seed": {"default": None, "min": 0, "max": 2**53 - 1, "step": 1},
+    "seed": {"default": None, "min": 0, "max": MAX_SEED, "step": 1},
     "stop": {"default": [], "max": 4},
     "presence_penalty": {"default": 0.0, "min": -2, "max": 2, "step": 0.1},
     "frequency_penalty": {"default": 0.0, "min": -2, "max": 2, "step": 0.1},

@@ -164,6 +164,11 @@ def auto_title(text: str) -> str:
     return line if len(line) <= AUTO_TITLE_CHARS else line[: AUTO_TITLE_CHARS - 1].rstrip() + "\u2026"
 
 
+def is_sound(moment: datetime) -> bool:
+    """Whether a time has a zone and is of our age: others overflow on their way to UTC."""
+    return moment.tzinfo is not None and 1970 <= moment.year <= 9998
+
+
 def encode_cursor(at: datetime, id: str) -> str:
     """Where a page ended, opaque to clients."""
     return base64.urlsafe_b64encode(json.dumps([at.isoformat(), id]).encode()).decode().rstrip("=")
@@ -174,7 +179,7 @@ def decode_cursor(cursor: str) -> tuple[datetime, str]:
     try:
         at, id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         moment = datetime.fromisoformat(at)
-        if moment.tzinfo is None or not isinstance(id, str):
+        if not is_sound(moment) or not isinstance(id, str):
             raise ValueError(cursor)
     except (ValueError, TypeError, binascii.Error) as error:
         raise ApiError(422, "invalid_value", "this cursor is not one of ours", param="cursor") from error
