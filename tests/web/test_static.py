@@ -162,10 +162,10 @@ def test_events_are_read_however_the_stream_is_cut(live_server: Any, page: Any) 
 UNSAFE = """async () => {
   const { h, safeLink } = await import('/static/js/dom.js');
   const refused = (tag, props) => { try { h(tag, props); return false; } catch { return true; } };
-  const props = [{ innerHTML: '<b>' }, { outerHTML: 'x' }, { onclick: 'alert(1)' }, { style: 'color:red' }, { srcdoc: 'x' }];
-  const bad = ['javascript:alert(1)', 'JaVaScRiPt:alert(1)', ' java\\tscript:alert(1)', 'data:text/html,x', 'vbscript:x',
-    '//evil.org', 'data:image/svg+xml,x', 'file:///etc/passwd', '/\\\\evil.org'];
-  const good = ['https://a.org', 'mailto:a@b.c', '/chat', '#x', '../a.js', 'name.html'];
+  const props = [{ innerHTML: '<b>' }, { outerHTML: 'x' }, { onclick: 'f()' }, { style: 'color:red' }, { srcdoc: 'x' }];
+  const bad = ['javascript:alert(1)', 'JaVaScRiPt:alert(1)', ' java\\tscript:alert(1)', 'data:text/html,x',
+    'vbscript:x', '//evil.org', 'data:image/svg+xml,x', 'file:///etc/passwd', '/\\\\evil.org'];
+  const good = ['https://a.org', 'mailto:a@b.c', '/chat', '#x', '../a.js', 'name/x'];
   return {
     refused: props.map((item) => refused('iframe', item)),
     bad: bad.map(safeLink),

@@ -14,6 +14,7 @@ from wuya.web.accounts.auth import Viewer, require
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.pages import render
 from wuya.web.runs import models, reporting, watching
+from wuya.web.runs.folders import is_number
 from wuya.web.service import Service, service_of
 
 router = APIRouter(tags=["runs"])
@@ -107,7 +108,7 @@ def as_csv(id: RunId, service: ServiceNow, viewer: Watcher) -> Response:
     rows = watching.rows_of(service, id)
     keys = ["step", "time", *watching.keys_of(rows)]
     lines = [",".join(f'"{key}"' for key in keys)]
-    lines += [",".join(repr(row[k]) if watching.is_number(row.get(k)) else "" for k in keys) for row in rows]
+    lines += [",".join(repr(row[k]) if is_number(row.get(k)) else "" for k in keys) for row in rows]
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in id)[:80]
     headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
     return PlainTextResponse("\n".join(lines) + "\n", headers=headers, media_type="text/csv; charset=utf-8")
