@@ -1,12 +1,13 @@
 /** One message on screen: its text (also while it is being written), what can be done with it, and what is known of it. */
-import { append, fill, h, icon, iconButton } from "../dom.js";
+import { append, fill, h, icon } from "../dom.js";
 import { number, t } from "../i18n.js";
 import { appendText, drawBlocks } from "../markdown.js";
+import { actions, progress } from "./actions.js";
 import { editor } from "./editor.js";
 import { ratingPanel } from "./rating.js";
 
 const LONG = 6000; // characters of a question that are shown at once
-const MARKUP = /[`*_$|#[\]<>~\\\n]/; // text from here on waits for its nodes: a quarter of a second at most
+const MARKUP = /[`*_$|#[\]<>~\\\n]/; // text from here on waits for its nodes: a second at most
 
 /** @typedef {import("./tree.js").Message} Message */
 
@@ -64,7 +65,7 @@ export class MessageView {
     this.#body(message);
     this.#notes(message);
     if (this.editing) return;
-    fill(this.foot, this.streaming || message.local ? this.#progress(message) : this.#actions(message, how));
+    fill(this.foot, this.streaming || message.local ? progress(this) : actions(this, how));
   }
 
   /** Everything that the drawing depends on and that changes in place. @param {Message} message @param {any} how */
@@ -187,20 +188,6 @@ export class MessageView {
   }
 
   /** @param {Message} message */
-  #progress(message) {
-    if (message.local === "failed") {
-      return h("div", { class: "problem", role: "alert" }, icon("warning"), h("span", {}, t("chat.not_sent")),
-        h("button", { type: "button", class: "button small", onclick: () => this.app.retry(this.id) }, t("chat.retry")));
-    }
-    if (message.role === "user") return message.local ? h("span", { class: "stat" }, t("chat.sending")) : null;
-    const job = this.app.thread.jobs.get(this.id);
-    const queued = job?.state === "queued" && job.position > 0;
-    const text = queued ? t("chat.queued", { position: job.position }) : t(this.app.answers.stopping ? "chat.stopping" : "chat.generating");
-    const count = h("span", { class: "progress-count" }, message.completion_tokens ? t("chat.tokens", { count: message.completion_tokens }) : "");
-    return h("div", { class: "progress" }, h("span", { class: "pulse", "aria-hidden": "true" }), h("span", {}, text), count);
-  }
-
-  /** @param {Message} message */
   #notes(message) {
     const notes = [];
     if (this.app.dropped.has(this.id)) notes.push(h("p", { class: "note" }, t("chat.dropped_note")));
@@ -222,63 +209,6 @@ export class MessageView {
   }
 
   // -- what can be done
-
-  /** @param {Message} message @param {any} how */
-  #actions(message, how) {
-    const tools = message.role === "user" ? this.#userTools() : how.blind ? [] : this.#assistantTools(message);
-    return [h("div", { class: "tools" }, tools, this.#branches(message, how)), this.#stats(message, how)];
-  }
-
-  #userTools() {
-    return [
-      iconButton("edit", t("chat.edit"), { onclick: () => this.edit(), dataset: { act: "edit" } }),
-      iconButton("copy", t("chat.copy"), { onclick: (event) => this.app.copy(this.id, event.currentTarget), dataset: { act: "copy" } }),
-    ];
-  }
-
-  /** @param {Message} message */
-  #assistantTools(message) {
-    const value = message.feedback?.value ?? 0;
-    const thumb = (sign, name) =>
-      iconButton(name, t(sign > 0 ? "chat.good" : "chat.bad"), {
-        class: value === sign ? "icon-button on" : "icon-button",
-        "aria-pressed": String(value === sign), dataset: { act: sign > 0 ? "good" : "bad" }, onclick: () => this.thumb(sign),
-      });
-    const again = iconButton("refresh", t("chat.regenerate"), { dataset: { act: "regenerate" }, onclick: () => this.app.regenerate(this.id) });
-    const more = iconButton("more", t("chat.more"), { dataset: { act: "more" } });
-    this.app.messageMenu(more, this);
-    const canContinue = message.finish_reason === "length" || message.status === "stopped";
-    const tools = [
-      thumb(1, "good"), thumb(-1, "bad"),
-      iconButton("copy", t("chat.copy"), { dataset: { act: "copy" }, onclick: (event) => this.app.copy(this.id, event.currentTarget) }), again, more,
-    ];
-    if (canContinue && message.status !== "error")
-      tools.push(h("button", { type: "button", class: "button small continue", dataset: { act: "continue" }, onclick: () => this.app.continueAnswer(this.id) }, icon("play"), t("chat.continue")));
-    return tools;
-  }
-
-  /** @param {Message} message @param {any} how */
-  #branches(message, how) {
-    const { number: at, count, previous, next } = this.app.thread.place(message);
-    if (count < 2 || how.label) return null;
-    const step = (name, act, label, to) => iconButton(name, label, { class: "icon-button small", disabled: !to, dataset: { act }, onclick: () => this.app.select(to) });
-    return h("div", { class: "branches", role: "group", "aria-label": t("chat.versions") },
-      step("left", "previous", t("chat.previous_version"), previous),
-      h("span", { class: "branch-count", "aria-label": t("chat.version", { number: at, count }) }, `${at}/${count}`),
-      step("right", "next", t("chat.next_version"), next));
-  }
-
-  /** @param {Message} message @param {any} how */
-  #stats(message, how) {
-    if (message.role === "user" || how.blind) return null;
-    const parts = [];
-    if (message.completion_tokens) parts.push(t("chat.tokens", { count: message.completion_tokens }));
-    if (message.tps) parts.push(t("chat.speed", { speed: number(message.tps, { maximumFractionDigits: message.tps < 10 ? 1 : 0 }) }));
-    if (message.status === "stopped") parts.push(h("span", { class: "badge" }, t("chat.stopped")));
-    else if (message.finish_reason === "length") parts.push(h("span", { class: "badge" }, t("chat.cut_off")));
-    else if (message.finish_reason === "content_filter") parts.push(h("span", { class: "badge" }, t("chat.filtered")));
-    return parts.length ? h("div", { class: "stats" }, parts.map((part, at) => [at ? h("span", { class: "dot", "aria-hidden": "true" }, "\u00b7") : null, h("span", { class: "stat" }, part)])) : null;
-  }
 
   /** A thumb: rates at once, and asks why; the same thumb again takes the rating back. @param {1 | -1} value */
   async thumb(value) {
