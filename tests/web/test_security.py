@@ -107,7 +107,9 @@ def test_every_route_asks_who_it_is(app: FastAPI) -> None:
     missing = [
         route.path
         for route in routes_of(app)
-        if route.path not in OPEN and not route.path.startswith(("/v1", "/s/", "/api/shares/")) and permission_of(route.route) is None
+        if route.path not in OPEN
+        and not route.path.startswith(("/v1", "/s/", "/api/shares/"))
+        and permission_of(route.route) is None
     ]
     assert missing == []
 
