@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, exists, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, exists, insert, select, text, update
 
 from wuya.errors import DataError
 from wuya.feedback.bulk import Project
@@ -116,29 +116,34 @@ def claim(
         free = free.where(PromptRow.lang.is_(None) | PromptRow.lang.in_(languages))
     if author:
         free = free.where(PromptRow.source_user_hash != author)
-    task = connection.execute(_with_own_draft(free, user, at)).scalar() or _next(connection, free, user)
+    task = _own_draft(connection, free, user, at) or _next(connection, free, user)
     return view(connection, _take_slot(connection, project, task, user, until=until)) if task else None
 
 
-def _with_own_draft(free: Select[Any], user: str, at: datetime) -> Select[Any]:
-    """Free tasks whose lease ran out on this person, who left a draft not long ago."""
-    own = exists().where(
-        Assignment.task_id == LabelTask.id,
-        Assignment.user_id == user,
-        Assignment.state == "expired",
-        Assignment.draft_rev > 0,
-        Assignment.lease_until > at - timedelta(hours=DRAFT_HOURS),
-    )
-    return free.where(own)
+def _own_draft(connection: Connection, free: Select[Any], user: str, at: datetime) -> str | None:
+    """A free task whose lease ran out on this person, who left a draft not long ago."""
+    left = connection.execute(
+        select(Assignment.task_id)
+        .where(Assignment.user_id == user, Assignment.state == "expired", Assignment.draft_rev > 0)
+        .where(Assignment.lease_until > at - timedelta(hours=DRAFT_HOURS))
+    ).scalars()
+    tasks = list(left)
+    found: str | None = connection.execute(free.where(LabelTask.id.in_(tasks))).scalar() if tasks else None
+    return found
 
 
 def _next(connection: Connection, free: Select[Any], user: str) -> str | None:
-    """The free task that is next: those that lack one of two people first, then priority, then chance."""
+    """The free task that is next: one that lacks a second opinion, then priority, then chance."""
     touched = exists().where(
         Assignment.task_id == LabelTask.id, Assignment.user_id == user, Assignment.state != "expired"
     )
-    order = (LabelTask.n_submitted > 0).desc(), LabelTask.priority.desc(), LabelTask.shuffle_key
-    found: str | None = connection.execute(free.where(~touched).order_by(*order)).scalar()
+    # Both walk an index and stop at the first row that fits, however long the queue is.
+    half_done = free.where(~touched, text("label_tasks.state = 'open' AND label_tasks.n_submitted > 0"))
+    fresh = free.where(~touched, LabelTask.n_submitted == 0)
+    by_chance = LabelTask.priority.desc(), LabelTask.shuffle_key.desc()
+    found: str | None = (
+        connection.execute(half_done).scalar() or connection.execute(fresh.order_by(*by_chance)).scalar()
+    )
     return found
 
 

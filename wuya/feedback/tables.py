@@ -144,7 +144,16 @@ class LabelTask(Base):
     """One prompt to be labeled by `target` people."""
 
     __tablename__ = "label_tasks"
-    __table_args__ = (Index("ix_label_tasks_queue", "project_id", "state", "priority", "shuffle_key"),)
+    __table_args__ = (
+        Index("ix_label_tasks_queue", "project_id", "state", "priority", "shuffle_key"),
+        Index(
+            "ix_label_tasks_half_done",
+            "project_id",
+            "priority",
+            sqlite_where=text("state = 'open' AND n_submitted > 0"),
+            postgresql_where=text("state = 'open' AND n_submitted > 0"),
+        ),
+    )
     id: Mapped[str] = id_column()
     project_id: Mapped[str] = reference("label_projects.id")
     prompt_id: Mapped[str] = reference("prompts.id")

@@ -47,9 +47,9 @@ class Desk:
         with writing(self.service.database) as connection:
             user = ensure_users(connection, [name])[name]
             accounts_store.change_user(connection, user, role=role)
-            if begin:
-                self.begin(user)
             token = accounts_store.start_session(connection, user, ip_prefix="", ua="test")
+        if begin:
+            self.begin(user)
         return {"name": cookie_name(self.service), "value": token}
 
     def begin(self, user: str) -> None:
@@ -57,11 +57,12 @@ class Desk:
             project = projects.as_project(projects.project_row(connection, self.id))
             gold.begin(connection, project, user, profile={}, at=now())
 
-    def begin_me(self) -> None:
-        """For a service with one user."""
+    def begin_me(self) -> str:
+        """For a service with one user; the id."""
         with writing(self.service.database) as connection:
             user = ensure_users(connection, ["me"])["me"]
         self.begin(user)
+        return user
 
     @contextmanager
     def connection(self) -> Iterator[Any]:

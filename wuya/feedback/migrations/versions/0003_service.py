@@ -76,6 +76,14 @@ def upgrade() -> None:
         if indexed:
             op.create_index(f"ix_{table}_{column}", table, [column])
     op.create_index("ix_assignments_lease", "assignments", ["state", "lease_until"])
+    half_done = sa.text("state = 'open' AND n_submitted > 0")
+    op.create_index(
+        "ix_label_tasks_half_done",
+        "label_tasks",
+        ["project_id", "priority"],
+        sqlite_where=half_done,
+        postgresql_where=half_done,
+    )
     make_tables()
     if op.get_bind().dialect.name == "sqlite":
         op.execute(
@@ -93,6 +101,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP TABLE search_index")
+    op.drop_index("ix_label_tasks_half_done", "label_tasks")
     op.drop_index("ix_assignments_lease", "assignments")
     for table in reversed(TABLES):
         op.drop_table(table)

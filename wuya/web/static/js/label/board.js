@@ -21,10 +21,10 @@ export function rankBoard({ model, onFocus, current, place, insert }) {
     toolName,
     iconButton("up", t("label.move_up"), { onclick: () => model.move(current(), -1) }),
     iconButton("down", t("label.move_down"), { onclick: () => model.move(current(), 1) }),
-    h("button", { type: "button", class: "button small quiet", onclick: () => model.tieUp(current()) }, t("label.tie")),
+    h("button", { type: "button", class: "button small quiet", title: t("label.tie_hint"), "aria-label": t("label.tie_hint"), onclick: () => model.tieUp(current()) }, t("label.tie")),
     h("button", { type: "button", class: "button small quiet", onclick: () => place(current(), 0) }, t("label.unplace")));
 
-  const node = h("section", { class: "board", "aria-label": t("label.ranking") },
+  const node = h("section", { class: model.ids.length > 6 ? "board dense" : "board", "aria-label": t("label.ranking") },
     h("ol", { class: "board-rows", "aria-label": t("label.ranking") }, rows.map((row) => row.node)), trayNode, tools);
 
   function chip(id) {

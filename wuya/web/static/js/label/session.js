@@ -205,7 +205,8 @@ function summary(model, draft) {
   if (draft?.completion) return draft.completion.slice(0, 120);
   const rows = draft?.ranks ?? {};
   const used = [...new Set(Object.values(rows))].sort((a, b) => a - b);
-  const order = used.map((row) => ids.filter((id) => rows[id] === row).map((id) => String.fromCharCode(65 + ids.indexOf(id))).join("=")).join(" > ");
+  const name = (id) => String.fromCharCode(65 + ids.indexOf(id));
+  const order = used.map((row) => `${row}: ${ids.filter((id) => rows[id] === row).map(name).join(" ")}`).join(" \u00b7 ");
   return order || t("label.nothing_yet");
 }
 
