@@ -1,5 +1,6 @@
 """Which models to serve, and the engine that runs them. torch is imported by the engine, not before."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -80,7 +81,9 @@ def open_model_engine(
     if upstream:
         from wuya.inference.backends.upstream import UpstreamEngine
 
-        return UpstreamEngine(upstream)
+        key = os.environ.get("WUYA_UPSTREAM_KEY")
+        length = context_length or 8192
+        return UpstreamEngine(upstream, api_key=key, models=tuple(models), slots=slots, context_length=length)
     if kind == "fake":
         from wuya.inference.backends.fake import FakeEngine
 

@@ -67,7 +67,8 @@ class ServeConfig:
     engine: Literal["process", "thread", "fake"] = "process"
     """Where the model runs: in its own process, in a thread of this one, or nowhere: `fake` makes words up."""
     upstream: str = ""
-    """Base URL of an OpenAI-compatible server that runs the models instead: `http://127.0.0.1:8080/v1`."""
+    """Base URL of an OpenAI-compatible server that runs the models instead: `http://127.0.0.1:8080/v1`. `models` then
+    names which of its models to offer; none: all."""
     quantize: Literal["none", "int8", "int4"] = "none"
     """Weights in fewer bits: less memory and faster on a CPU, a little less exact."""
     device: str = "auto"
@@ -154,9 +155,13 @@ def run(config: ServeConfig) -> Path:
     """Serve until Ctrl-C or SIGTERM; returns the workspace."""
     if config.backup is not None:
         return _backup(config, config.backup)
-    models = {} if config.upstream else named_models(config.models, config.place, config.database_url)
+    if config.upstream:
+        models = dict.fromkeys(config.models, "")
+    else:
+        models = named_models(config.models, config.place, config.database_url)
     if config.check:
-        check(config.place, config.database_url, models, accounts=config.accounts)
+        here = None if config.upstream else models
+        check(config.place, config.database_url, here, accounts=config.accounts)
         return config.place
     engine = open_model_engine(
         models,

@@ -18,8 +18,8 @@ from wuya.web.secret import service_secret
 MIN_FREE = 1 << 30
 
 
-def check(workspace: Path, database: str | Path, models: Mapping[str, str], *, accounts: bool) -> None:
-    """Print a line a finding; RunError (exit code 3) if something is wrong."""
+def check(workspace: Path, database: str | Path, models: Mapping[str, str] | None, *, accounts: bool) -> None:
+    """Print a line a finding; RunError (exit code 3) if something is wrong. `models` None: another server has them."""
     problems: list[str] = []
 
     def good(line: str) -> None:
@@ -35,12 +35,12 @@ def check(workspace: Path, database: str | Path, models: Mapping[str, str], *, a
         good(f"key file in {workspace}")
     except WuyaError as error:
         bad(error.what)
-    for alias, place in models.items():
+    for alias, place in (models or {}).items():
         try:
             good(f"model {alias}: {resolve_checkpoint(place)}")
         except WuyaError as error:
             bad(f"model {alias}: {error.what}")
-    if not models:
+    if models is not None and not models:
         bad("no model to serve: name a checkpoint, or make one with `wuya demo`")
     _check_database(database, secret, accounts=accounts, good=good, bad=bad)
     free = shutil.disk_usage(workspace).free
