@@ -121,6 +121,7 @@ def _throughput(connection: Connection, *, at: datetime, days: int = 14) -> list
     )
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for name, moment in connection.execute(query):
+        assert moment is not None  # what was submitted has a time
         found[name][moment.date().isoformat()] += 1
     dates = [(at - timedelta(days=back)).date().isoformat() for back in range(days - 1, -1, -1)]
     rows = [{"labeler": name, "days": [counts[day] for day in dates]} for name, counts in found.items()]

@@ -58,7 +58,13 @@ def begin(connection: Connection, project: Project, user: str, *, profile: Mappi
     if row is not None and row["state"] != "none":
         return str(row["state"])
     state = "in_quiz" if quiz_size(connection, project) else "passed"
-    values = {"state": state, "details": dict(profile), "gold_window": [], "score": None, "updated_at": at}
+    values: dict[str, Any] = {
+        "state": state,
+        "details": dict(profile),
+        "gold_window": [],
+        "score": None,
+        "updated_at": at,
+    }
     if row is None:
         connection.execute(insert(Qualification).values(user_id=user, project_id=project.id, **values))
     else:

@@ -126,7 +126,7 @@ def _check_answer(question: Question, value: Label) -> None:
         fits = isinstance(value, bool) or (value == NOT_APPLICABLE and bool(question.get("na")))
     elif kind == "scale":
         whole = isinstance(value, int) and not isinstance(value, bool)
-        fits = whole and question.get("min", 1) <= value <= question.get("max", 7)  # type: ignore[operator]
+        fits = whole and question.get("min", 1) <= value <= question.get("max", 7)
     else:
         fits = value in question["options"]
     if not fits:

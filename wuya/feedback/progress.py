@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import median
 from typing import Any, Literal
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, RowMapping, func, select
 
 from wuya.feedback.bulk import Project, chunks
 from wuya.feedback.gold import PASS_SCORE, standing
@@ -122,7 +122,7 @@ def _orders(connection: Connection, project_id: str) -> dict[str, dict[str, list
     )
     found: dict[str, dict[str, list[int]]] = defaultdict(dict)
     for task, user, rank in connection.execute(query):
-        found[task].setdefault(user, []).append(rank)
+        found[task].setdefault(str(user), []).append(rank)
     return found
 
 
@@ -178,7 +178,7 @@ def overview(connection: Connection, task_id: str) -> TaskOverview | None:
     return _overviews(connection, rows, None)[0] if rows else None
 
 
-def _overviews(connection: Connection, rows: Iterable[Mapping[str, Any]], typical: float | None) -> list[TaskOverview]:
+def _overviews(connection: Connection, rows: Iterable[RowMapping], typical: float | None) -> list[TaskOverview]:
     found: dict[str, TaskOverview] = {}
     for row in rows:
         last = row["messages"][-1]["content"] if row["messages"] else ""
@@ -245,5 +245,5 @@ def _median_ms(connection: Connection, project_id: str) -> float | None:
         .join(LabelTask, LabelTask.id == Assignment.task_id)
         .where(LabelTask.project_id == project_id, Assignment.active_ms.is_not(None))
     )
-    times = list(connection.execute(query).scalars())
+    times = [time for time in connection.execute(query).scalars() if time is not None]
     return median(times) if len(times) >= 5 else None

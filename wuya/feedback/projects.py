@@ -100,6 +100,11 @@ def as_project(row: RowMapping) -> Project:
     return Project(**{name: row[name] for name in Project.__dataclass_fields__})
 
 
+def named(connection: Connection, id_or_name: str) -> Project:
+    """A project as the queue needs it. Raises: DataError."""
+    return as_project(project_row(connection, id_or_name))
+
+
 def every_project(connection: Connection) -> list[dict[str, Any]]:
     """All projects with counts of their tasks by state."""
     rows = connection.execute(select(LabelProject.__table__).order_by(LabelProject.created_at)).mappings().all()

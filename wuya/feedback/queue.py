@@ -147,6 +147,12 @@ def _next(connection: Connection, free: Select[Any], user: str) -> str | None:
     return found
 
 
+def late(connection: Connection, *, at: datetime) -> bool:
+    """Whether any lease is over whose slot was not freed yet."""
+    query = select(Assignment.id).where(Assignment.state.in_(IN_HAND), Assignment.lease_until < at).limit(1)
+    return connection.execute(query).scalar() is not None
+
+
 def expire(connection: Connection, project: Project, *, at: datetime) -> int:
     """Free the slots of leases that are over; how many. Drafts are kept."""
     late = connection.execute(

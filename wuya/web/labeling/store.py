@@ -30,7 +30,13 @@ class LabelerStore:
         self._database = database
 
     def home(self, user: str) -> list[Json]:
-        """The labeler's projects with what waits in each and the own figures."""
+        """The labeler's projects with what waits in each (also where a lease is over) and the own figures."""
+        with reading(self._database) as connection:
+            is_late = queue.late(connection, at=now())
+        if is_late:
+            with writing(self._database) as connection:
+                for row in projects.every_project(connection):
+                    queue.expire(connection, projects.named(connection, row["id"]), at=now())
         with reading(self._database) as connection:
             rows = connection.execute(
                 select(LabelProject.__table__).where(LabelProject.state == "open").order_by(LabelProject.created_at)
