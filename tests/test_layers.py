@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "config": {"errors", "files", "console", "records"},
     "environment": {"errors", "files", "console"},
+    "allocator": set(),
     "tokenizer": BASE,
     "data": BASE | {"tokenizer"},
     "models": BASE | {"tokenizer"},
@@ -30,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": BASE | {"tokenizer", "data", "models", "losses", "training", "inference", "feedback", "evals", "recipes"},
     "web": BASE | {"tokenizer", "data", "models", "losses", "training", "inference", "feedback", "evals"},
     "verbs": set(),
-    "cli": BASE | {"verbs"},  # recipes by name only, when their verb is called
+    "cli": BASE | {"verbs", "allocator"},  # recipes by name only, when their verb is called
     "completion": BASE | {"cli", "verbs"},
     "__main__": {"cli"},
 }

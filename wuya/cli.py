@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from wuya.allocator import set_up_allocator
 from wuya.errors import ConfigError, RunError, WuyaError
 from wuya.files import as_run_error
 from wuya.verbs import VERBS, Verb
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry_point() -> NoReturn:
     """The installed `wuya` command."""
+    set_up_allocator(next(iter(sys.argv[1:]), ""))
     sys.exit(main())
 
 

@@ -212,10 +212,10 @@ def our_state(folder: Path, hf: Mapping[str, Any], config: GPTConfig, *, scalar:
     return state_from_hf(config, cast(Family, hf["model_type"]), tensors, scalar=scalar)
 
 
-def _copied(state: Mapping[str, Tensor], *, device: str | torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Own memory for tensors that are views of a file."""
+def _copied(state: dict[str, Tensor], *, device: str | torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Own memory for tensors that are views of a file. Empties `state`, so that nothing is held twice for long."""
     form = torch.contiguous_format
-    return {k: v.to(device=device, dtype=dtype, copy=True, memory_format=form) for k, v in state.items()}
+    return {k: state.pop(k).to(device=device, dtype=dtype, copy=True, memory_format=form) for k in list(state)}
 
 
 def on_meta(config: GPTConfig) -> GPT:

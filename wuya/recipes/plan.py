@@ -194,9 +194,9 @@ def render(plan: Mapping[str, Any], machine: Machine) -> str:
         f"  here about {compute['training_tokens_per_second']:,.0f} tokens/s, {duration(compute['training_seconds'])}; "
         f"1,000 PPO episodes about {duration(compute['ppo_seconds_per_1000_episodes'])}",
         "Verdict\n\n" + "\n".join(f"  {line}" for line in plan["verdict"]),
-        "Resident memory also holds Python and torch (0.3 GiB) and what the allocator keeps of freed tensors:\n"
-        "for small models plan up to 40 % more, with checkpointing twice as much, or start with\n"
-        "MALLOC_MMAP_THRESHOLD_=100000.",
+        "Peaks are of tensors that live, over Python and torch (0.3 GiB). Resident memory is that much with\n"
+        "WUYA_ALLOCATOR=return; by default freed blocks up to 32 MB are kept, for speed: 10 to 50 % more for small\n"
+        "models, with checkpointing twice as much.",
     ]
     return "\n\n".join(parts) + "\n"
 
