@@ -103,3 +103,57 @@ def test_a_step_leaves_gradients_and_modes_alone(model: GPT) -> None:
     batch.submit(greedy_request([1, 2], 0))
     drain(batch, {})
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+def test_running_rows_may_take_a_step_between_two_chunks_of_a_long_prompt(model: GPT) -> None:
+    config = model.config
+    cache = KVCache(num_layers=config.num_layers, num_rows=1, num_kv_heads=config.num_kv_heads, length=16,
+                    head_dim=config.head_dim)  # fmt: skip
+    batch = Batch(model, cache, max_length=48, prefill_tokens=4, max_rows=4, alternate=True)
+    batch.submit(greedy_request([1, 2], 0))
+    tokens: dict[int, list[int]] = {}
+    drain(batch, tokens, steps=2)
+    cache.resize(4, 48, live_rows=batch.num_live)  # grows under a running row
+    batch.submit(greedy_request([5] * 20, 1, 2))
+    counts = []
+    while 1 not in tokens:
+        drain(batch, tokens, steps=1)
+        counts.append(len(tokens[0]))
+    assert counts == [2, 3, 3, 4, 4, 5, 5, 6, 6]  # a chunk, a step, a chunk ...
+    drain(batch, tokens)
+    assert tokens[0] == naive_greedy(model, [1, 2], 12)
+    assert tokens[1] == tokens[2] == naive_greedy(model, [5] * 20, 12)
+
+
+def test_a_cancelled_row_is_free_at_once_while_another_prompt_is_half_read(model: GPT) -> None:
+    batch = make_batch(model, 4, prefill_tokens=4)
+    batch.submit(greedy_request([9], 5))
+    batch.submit(greedy_request([8, 7], 6))
+    tokens: dict[int, list[int]] = {}
+    drain(batch, tokens, steps=2)
+    left: list[int] = []
+    batch.on_leave = lambda sequence, prefix: left.append(prefix.shape[3])
+    batch.submit(greedy_request([1] * 10, 0, 1))
+    batch.step()
+    batch.cancel_now([5])
+    assert batch.num_running == 1 and left == [len(tokens[5])]  # its prompt, and all its tokens but the last
+    drain(batch, tokens)
+    assert tokens[0] == tokens[1] == naive_greedy(model, [1] * 10, 12)
+    assert tokens[6] == naive_greedy(model, [8, 7], 12)
+
+
+def test_a_kept_prefix_is_not_read_again_and_a_row_that_was_put_back_goes_on(model: GPT) -> None:
+    prompt = [3, 1, 4, 1, 5, 9]
+    wanted = naive_greedy(model, prompt, 12)
+    kept: list[torch.Tensor] = []
+    batch = make_batch(model, 2)
+    batch.on_leave = lambda _, prefix: kept.append(prefix.clone())
+    batch.submit(greedy_request(prompt, 0, max_tokens=5))
+    drain(batch, {})
+    before = batch.num_prefilled
+    known = (*prompt, *wanted[:5])
+    batch.submit(Request(prompt=known, sampling=SamplingParams(max_tokens=12, temperature=0), stop_token_ids=(),
+                         sequences=(1,), seeds=(1,), num_cached=10, prefix=kept[0], num_sampled=5))  # fmt: skip
+    tokens: dict[int, list[int]] = {}
+    drain(batch, tokens)
+    assert tokens[1] == wanted[5:] and batch.num_prefilled - before == 1

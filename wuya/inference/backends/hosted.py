@@ -28,7 +28,11 @@ from wuya.tokenizer.bpe import Tokenizer
 
 STEP_SECONDS = 0.15
 """A chunk of a prompt should take about so long: running streams wait for it, and so does a cancel."""
-CHUNK_TOKENS = 16, 2048
+LONE_STEP_SECONDS = 0.4
+"""Where nobody else writes, only a cancel waits."""
+CHUNK_TOKENS = 32, 2048
+STRIDE = 32
+"""Tokens by which rows grow where memory is short."""
 
 
 @dataclass(slots=True)
@@ -172,7 +176,7 @@ class HostedModel:
         """Admit, one forward, tell what became known."""
         self._admit()
         self._grow()
-        chunk = int(self._prefill_speed * STEP_SECONDS) // 16 * 16
+        chunk = int(self._prefill_speed * (STEP_SECONDS if self.batch.num_running else LONE_STEP_SECONDS)) // 16 * 16
         self.batch.scheduler.prefill_tokens = min(max(chunk, CHUNK_TOKENS[0]), CHUNK_TOKENS[1])
         before, began = self.batch.num_prefilled, time.perf_counter()
         output = self.batch.step()
@@ -198,6 +202,7 @@ class HostedModel:
         while self._waiting:
             work = self._waiting[0]
             length = max(longest, len(work.completions[0].all_ids) + 1)
+            length = min(self.context_length, length + STRIDE) if rows else length  # or it might be put back at once
             if rows + len(work.completions) > self.slots:
                 return
             if not self._make_room(rows + len(work.completions), length):
@@ -248,8 +253,9 @@ class HostedModel:
             return True
         rows = min(self.slots, _power_of_two(num_rows))
         longer = min(self.context_length, 64 * _power_of_two(-(-length // 64)))
+        exact = min(self.context_length, -(-length // STRIDE) * STRIDE)  # not a copy of everything for each token
         generous = max(rows, cache.num_rows), max(longer, cache.length)
-        for shape in (generous, (rows, longer), (num_rows, longer), (num_rows, length)):
+        for shape in (generous, (rows, longer), (num_rows, longer), (num_rows, exact)):
             if shape[0] * shape[1] * self.bytes_per_token <= self.cache_bytes:
                 cache.resize(*shape, live_rows=live)
                 return True

@@ -87,8 +87,12 @@ class LocalEngine:
         self._loop, self._closing = asyncio.get_running_loop(), False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-        for alias, path in self._paths.items():
-            await self.load(alias, path)
+        try:
+            for alias, path in self._paths.items():
+                await self.load(alias, path)
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """End all jobs and the thread."""
