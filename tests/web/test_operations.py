@@ -15,6 +15,7 @@ from wuya.web.operations.check import check
 from wuya.web.operations.logs import JsonFormatter, redact
 from wuya.web.secret import service_secret
 from wuya.web.service import Service
+from wuya.web.settings import Settings
 
 
 def test_health_and_readiness(client: TestClient, service: Service) -> None:
@@ -111,6 +112,25 @@ def test_check_names_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "problem  model ppo" in said.out + said.err and "the chain holds" in said.out + said.err
 
 
-def test_a_prefix_of_a_proxy_is_kept_in_links(client: TestClient) -> None:
-    page = client.get("/nowhere", headers={"accept": "text/html"}).text
-    assert 'href="/static/css/base.css"' in page
+class TestBehindAProxy:
+    """The service under https://chat.example.org/wuya, whether the proxy cuts the prefix off or not."""
+
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> Settings:
+        config = serve.ServeConfig(workspace=tmp_path, public_url="https://chat.example.org/wuya")
+        return config.settings({})
+
+    @pytest.mark.parametrize("prefix", ["", "/wuya"])
+    def test_links_files_and_redirects_keep_the_prefix(self, client: TestClient, prefix: str) -> None:
+        headers = {"host": "chat.example.org", "accept": "text/html"}
+        assert client.get(f"{prefix}/", headers=headers).headers["location"].startswith("/wuya/")
+        assert client.get(f"{prefix}/static/css/base.css", headers=headers).status_code == 200
+        assert client.get(f"{prefix}/api/me", headers=headers).json()["role"] == "admin"
+        page = client.get(f"{prefix}/account", headers=headers)
+        assert 'href="/wuya/static/css/base.css"' in page.text and 'href="/static' not in page.text
+        assert page.headers["strict-transport-security"]
+        problem = client.get(f"{prefix}/v1/nowhere", headers=headers)
+        assert set(problem.json()) == {"error"}
+
+    def test_a_path_that_only_begins_alike_is_not_the_prefix(self, client: TestClient) -> None:
+        assert client.get("/wuyax", headers={"host": "chat.example.org"}).status_code == 404

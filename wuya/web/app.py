@@ -56,7 +56,6 @@ def create_app(settings: Settings, *, engine: Engine, database: str | Path) -> F
         version=wuya.__version__,
         description="The service of wuya: `/v1` speaks OpenAI's protocol, `/api` is what the pages use.",
         lifespan=lifespan,
-        root_path=settings.root_path,
         docs_url=None,  # Swagger's and ReDoc's pages load scripts of other hosts
         redoc_url=None,
     )

@@ -99,6 +99,12 @@ class Shield:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        prefix, path = self.settings.root_path or scope.get("root_path", ""), scope["path"]
+        scope["root_path"] = prefix
+        if (
+            prefix and path != prefix and not path.startswith(f"{prefix}/")
+        ):  # the proxy has cut it off: routes expect it
+            scope["path"] = prefix + path
         request = Request(scope)
         given = request.headers.get("x-request-id", "")
         scope["request_id"] = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
