@@ -89,7 +89,21 @@ def schema_page() -> str:
     return _page([part for part in parts if part])
 
 
-PAGES = {"cli.md": cli_page, "config.md": config_page, "metrics.md": metrics_page, "schema.md": schema_page}
+def api_page() -> str:
+    """Routes of `/v1`, their bodies and answers."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from api_page import api_page
+
+    return _page(api_page())
+
+
+PAGES = {
+    "cli.md": cli_page,
+    "config.md": config_page,
+    "metrics.md": metrics_page,
+    "schema.md": schema_page,
+    "api.md": api_page,
+}
 
 
 def _page(parts: list[str]) -> str:
