@@ -18,6 +18,9 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb("wuya.recipes.pretrain", "PretrainConfig", "shards -> base model"),
     "sft": Verb("wuya.recipes.sft", "SFTConfig", "step 1: base + demonstrations -> SFT model"),
     "sample": Verb("wuya.recipes.sample_completions", "SampleConfig", "step 2a: prompts -> K answers each, queued"),
+    "mix": Verb(
+        "wuya.recipes.mix_candidates", "MixConfig", "step 2a: answers of several models, doubtful prompts first"
+    ),
     "label": Verb("wuya.recipes.label", "LabelConfig", "step 2a: queue -> rankings, by people or simulated labelers"),
     "agreement": Verb("wuya.recipes.agreement", "AgreementConfig", "rankings -> how labelers agree, which model wins"),
     "snapshot": Verb(

@@ -1,0 +1,79 @@
+"""`wuya mix`: so many answers of each source and a human one, each text once, the doubtful prompts first."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wuya.errors import ConfigError, DataError
+from wuya.feedback.importers import read_answers
+from wuya.feedback.store import FeedbackStore
+from wuya.recipes import mix_candidates
+from wuya.recipes.mix_candidates import MixConfig, doubt, draw, run
+from wuya.records import Candidate
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two models' answers to five prompts, and human answers to three of them."""
+    for model, copies in (("sft", 4), ("ppo", 3)):
+        rows = [
+            {"id": f"p{n}", "prompt": f"question {n}",
+             "candidates": [{"text": f"{model} {n} {k}", "model": model} for k in range(copies)]}
+            for n in range(5)
+        ]  # fmt: skip
+        (tmp_path / f"{model}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = [{"prompt": f"question {n}", "completion": f"by hand {n}"} for n in range(3)]
+    (tmp_path / "demos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
+    return tmp_path
+
+
+def config(folder: Path, **changes: Any) -> MixConfig:
+    fields: dict[str, Any] = {
+        "sources": {str(folder / "sft.jsonl"): 2, str(folder / "ppo.jsonl"): 1}, "references": folder / "demos.jsonl",
+        "out": folder / "mix", **changes,
+    }  # fmt: skip
+    return MixConfig(**fields)
+
+
+def test_each_prompt_gets_what_the_mix_says_and_a_human_answer_where_there_is_one(folder: Path) -> None:
+    path = run(config(folder, database=str(folder / "wuya.db")))
+    mixed = {prompt.id: [c.model for c in group] for prompt, group in read_answers(path)}
+    assert len(mixed) == 5
+    assert sorted(mixed["p0"]) == ["human", "ppo", "sft", "sft"] and sorted(mixed["p4"]) == ["ppo", "sft", "sft"]
+    summary = json.loads((folder / "mix" / "summary.json").read_text())
+    assert summary["answers_by_model"] == {"sft": 10, "ppo": 5, "human": 3}
+    assert run(config(folder)).read_bytes() == path.read_bytes()  # the same seed, the same mix
+    with FeedbackStore(folder / "wuya.db") as store:
+        assert len(list(store.open_answers())) == 5
+
+
+def test_a_text_is_taken_once_and_a_prompt_with_one_answer_is_left_out(folder: Path) -> None:
+    same = [Candidate("hi", model="a"), Candidate(" hi ", model="a"), Candidate("", model="a")]
+    assert len(draw([(same, 3), ([Candidate("hi", model="b")], 1)], None, random.Random(0))) == 1
+    row = {"id": "p", "prompt": "?", "candidates": ["yes", "yes"]}
+    (folder / "one.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="two different answers"):
+        run(config(folder, sources={str(folder / "one.jsonl"): 2}, references=None))
+
+
+def test_doubt_is_none_where_the_members_agree_and_most_where_they_contradict_each_other() -> None:
+    assert doubt([[1.0, 0.0], [2.0, 1.0]]) == pytest.approx(0.0)
+    assert doubt([[9.0, 0.0], [0.0, 9.0]]) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_doubtful_prompts_come_first_and_the_rest_may_be_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mix_candidates, "disagreement", lambda mixed, _: [float(p.id[1:]) for p, _ in mixed])
+    chosen = config(folder, reward="a,b", model=folder / "sft", keep=2, database=str(folder / "wuya.db"))
+    assert [prompt.id for prompt, _ in read_answers(run(chosen))] == ["p4", "p3"]
+    with FeedbackStore(folder / "wuya.db") as store:
+        assert [prompt.id for prompt, _ in store.open_answers()] == ["p4", "p3"]
+
+
+def test_disagreement_of_one_model_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="two reward models"):
+        config(folder, reward="runs/rm")
+    with pytest.raises(ConfigError, match="sources"):
+        config(folder, sources={})

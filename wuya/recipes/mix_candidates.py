@@ -1,0 +1,186 @@
+"""Which answers people shall rank: a mix of policies, temperatures and human references, the doubtful prompts first.
+
+    wuya mix --sources '{runs/a/completions.jsonl: 2, runs/b/completions.jsonl: 1}' --references demos.jsonl --out mix
+    wuya mix --sources '{runs/a/completions.jsonl: 4}' --reward rm_1,rm_2 --model runs/sft --keep 500 --out mix
+
+Reads answers of several `wuya sample` runs (one for each checkpoint and temperature; InstructGPT's labelers saw answers
+of several models side by side, section 3.4) and demonstrations for the human reference; writes
+<out>/{completions.jsonl, summary.json} in the form of `wuya sample`, for `wuya label --candidates`, and queues them
+where `--database` says so. The same answer twice is one answer; a prompt left with fewer than two is counted.
+
+With `--reward a,b,c` (an ensemble: models of other seeds, or `scripts/labeler_folds.py`) prompts are ordered by how far
+its members disagree about their pairs, and `--keep` takes the first: active collection (Christiano et al. 2017, 2.2.4).
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from statistics import mean, pstdev
+
+from wuya.console import say
+from wuya.data.formats import read_demonstrations
+from wuya.errors import ConfigError, DataError
+from wuya.feedback.bulk import HUMAN
+from wuya.feedback.importers import read_answers
+from wuya.feedback.rows import candidate_to_row, prompt_to_row
+from wuya.feedback.store import FeedbackStore
+from wuya.files import BadRows, make_folder, to_json, write_atomic
+from wuya.records import Candidate, Prompt
+
+Answers = tuple[Prompt, tuple[Candidate, ...]]
+SLICES = 10
+"""Steps of priority."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixConfig:
+    """Put answers of several models, temperatures and people side by side for ranking."""
+
+    sources: dict[str, int]
+    """File of `wuya sample` -> how many of its answers each prompt gets."""
+    out: Path
+    """Folder to write."""
+    references: Path | None = None
+    """Demonstrations (JSONL) of the same prompts: one human answer is added where there is one."""
+    reward: str = ""
+    """Two reward models or more, commas between: prompts about which they disagree come first."""
+    model: Path | None = None
+    """The checkpoint whose tokenizer encodes what `reward` scores. Needed with `reward`."""
+    keep: int = 0
+    """Only the first so many prompts; 0 keeps all."""
+    database: str = ""
+    """Feedback store to queue the answers in: a path or a database URL. Empty: write files only."""
+    project: str = "default"
+    """Labeling project whose queue gets them; doubtful prompts with a higher priority."""
+    round: int = 0
+    """Round of the loop, kept with every task."""
+    overlap: int | None = None
+    """People who rank each prompt; the project's number when not given."""
+    seed: int = 0
+    """Of the draw of answers and of their order."""
+
+    def __post_init__(self) -> None:
+        if not self.sources or any(count < 1 for count in self.sources.values()):
+            raise ConfigError("`sources` needs files, each with a count of at least 1", found=str(self.sources))
+        if self.reward and ("," not in self.reward or self.model is None):
+            raise ConfigError(
+                "disagreement needs two reward models or more, and the model whose tokenizer they read",
+                hint="`--reward runs/rm_1,runs/rm_2 --model runs/sft`",
+            )
+
+
+def run(config: MixConfig) -> Path:
+    """Returns the path of completions.jsonl."""
+    # 1. One mix a prompt, of what the sources hold for it
+    mixed, dropped = mix(config)
+    # 2. The doubtful ones first
+    doubts = [0.0] * len(mixed)
+    if config.reward:
+        doubts = disagreement(mixed, config)
+        order = sorted(range(len(mixed)), key=lambda i: -doubts[i])
+        mixed, doubts = [mixed[i] for i in order], [doubts[i] for i in order]
+    if config.keep:
+        mixed, doubts = mixed[: config.keep], doubts[: config.keep]
+    # 3. A file as `wuya sample` writes it, and the queue
+    rows = [prompt_to_row(p) | {"candidates": [candidate_to_row(c) for c in group]} for p, group in mixed]
+    path = make_folder(config.out) / "completions.jsonl"
+    write_atomic(path, "".join(to_json(row) + "\n" for row in rows))
+    models = Counter(candidate.model or "unknown" for _, group in mixed for candidate in group)
+    summary = {
+        "prompts": len(mixed),
+        "prompts_with_fewer_than_two_answers": dropped,
+        "answers_by_model": dict(models),
+        "mean_answers": mean(len(group) for _, group in mixed),
+        "doubt_first": doubts[0],
+        "doubt_last": doubts[-1],
+    }
+    write_atomic(config.out / "summary.json", to_json(summary, indent=1) + "\n")
+    say(f"{len(mixed):,} prompts with {summary['mean_answers']:.1f} answers each: {dict(models)}")
+    if config.database:
+        queue(config, mixed)
+    return path
+
+
+def mix(config: MixConfig) -> tuple[list[Answers], int]:
+    """(prompts with their answers, how many prompts were left with fewer than two)."""
+    bad = BadRows()
+    prompts: dict[str, Prompt] = {}
+    sources: list[tuple[dict[str, tuple[Candidate, ...]], int]] = []
+    for path, count in config.sources.items():
+        given = {}
+        for prompt, candidates in read_answers(path, bad):
+            prompts.setdefault(prompt.id, prompt)
+            given[prompt.id] = candidates
+        sources.append((given, count))
+    written = read_demonstrations(config.references, bad) if config.references else ()
+    human = {demonstration.prompt.messages: demonstration.completion for demonstration in written}
+    if bad.count:
+        say(bad.summary())
+    mixed: list[Answers] = []
+    for id, prompt in prompts.items():
+        rng = random.Random(f"{config.seed} {id}")
+        found = draw([(given.get(id, ()), count) for given, count in sources], human.get(prompt.messages), rng)
+        if len(found) >= 2:
+            mixed.append((prompt, tuple(found)))
+    if not mixed:
+        raise DataError("no prompt has two different answers", found=f"{len(prompts)} prompts with fewer")
+    return mixed, len(prompts) - len(mixed)
+
+
+def draw(sources: Sequence[tuple[Sequence[Candidate], int]], human: str | None, rng: random.Random) -> list[Candidate]:
+    """So many answers of each source and the human one, each text once, in a shuffled order."""
+    taken: dict[str, Candidate] = {human.strip(): Candidate(human, model=HUMAN)} if human else {}
+    for candidates, count in sources:
+        wanted = len(taken) + count
+        for candidate in rng.sample(list(candidates), len(candidates)):
+            if len(taken) < wanted and candidate.text.strip():
+                taken.setdefault(candidate.text.strip(), candidate)
+    mixed = list(taken.values())
+    rng.shuffle(mixed)
+    return mixed
+
+
+def disagreement(mixed: Sequence[Answers], config: MixConfig) -> list[float]:
+    """Of each prompt: the standard deviation over the ensemble of P(a preferred to b), a mean over its pairs."""
+    from wuya.inference.rewards import load_reward  # torch is needed only here
+    from wuya.models.checkpoint import load_checkpoint
+    from wuya.tokenizer.chat_format import encode_prompt
+    from wuya.training.ranked_prompts import completion_ids
+
+    assert config.model is not None
+    _, tokenizer = load_checkpoint(config.model)
+    members = [load_reward(name.strip(), tokenizer) for name in config.reward.split(",")]
+    prompts = [encode_prompt(tokenizer, prompt.messages) for prompt, group in mixed for _ in group]
+    answers = [completion_ids(candidate, tokenizer) for _, group in mixed for candidate in group]
+    scores = [member(prompts, answers).tolist() for member in members]
+    doubts, start = [], 0
+    for _, group in mixed:
+        doubts.append(doubt([one[start : start + len(group)] for one in scores]))
+        start += len(group)
+    return doubts
+
+
+def doubt(scores: Sequence[Sequence[float]]) -> float:
+    """Mean over pairs of answers of the spread of the members' probabilities. One row of scores a member."""
+    pairs = combinations(range(len(scores[0])), 2)
+    return mean(pstdev(1 / (1 + math.exp(-(one[a] - one[b]))) for one in scores) for a, b in pairs)
+
+
+def queue(config: MixConfig, mixed: Sequence[Answers]) -> None:
+    """Into the database; with a reward, the first tenth gets the highest priority, and so on."""
+    size = max(1, -(-len(mixed) // SLICES)) if config.reward else len(mixed)
+    count = 0
+    with FeedbackStore(config.database) as store:
+        for number, start in enumerate(range(0, len(mixed), size)):
+            count += store.queue_tasks(
+                mixed[start : start + size],
+                project=config.project,
+                round=config.round,
+                overlap=config.overlap,
+                priority=SLICES - number if config.reward else 0,
+            )
+    say(f"queued {count:,} prompts in `{config.database}`")
