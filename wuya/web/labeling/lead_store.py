@@ -158,6 +158,7 @@ class LeadStore:
             window = row["gold_window"] or []
             passed = sum(entry["score"] >= passing for entry in window)
             columns = {"user": row["user_id"], "labeler": row["display_name"], "state": row["state"]}
+            columns["topics"] = sorted((row["details"] or {}).get("topics", {}))
             found.append(columns | {"score": row["score"], "gold_passed": passed, "gold_seen": len(window)})
         return found
 

@@ -15,6 +15,7 @@ from wuya.web.labeling import lead
 from wuya.web.labeling.bodies import BeginBody, DraftBody, NextBody, PreviewBody, SkipBody, SubmitBody
 from wuya.web.labeling.refusals import done
 from wuya.web.labeling.store import LabelerStore
+from wuya.web.operations.metrics import metrics_of
 from wuya.web.pages import render
 from wuya.web.service import Service, service_of
 
@@ -26,10 +27,11 @@ Labeler = Annotated[Viewer, Depends(require("label"))]
 
 def labeler_store(service: Annotated[Service, Depends(service_of)]) -> LabelerStore:
     """The store of the service's database."""
-    return LabelerStore(service.database)
+    return LabelerStore(service.database, on_expired=metrics_of(service).lease_expired.inc)
 
 
 Store = Annotated[LabelerStore, Depends(labeler_store)]
+ServiceOf = Annotated[Service, Depends(service_of)]
 
 
 # Pages
@@ -85,7 +87,7 @@ def my_export(viewer: Labeler, store: Store) -> Response:
 
 
 @router.post("/api/label/preview", tags=["label"])
-async def preview(viewer: Labeler, service: Annotated[Service, Depends(service_of)], body: PreviewBody) -> Json:
+async def preview(viewer: Labeler, service: ServiceOf, body: PreviewBody) -> Json:
     """A text as nodes to draw, or its length in tokens (null where no model is loaded)."""
     if not body.count:
         return {"nodes": render_markdown(body.text)}
@@ -132,6 +134,7 @@ def release(viewer: Labeler, store: Store, id: str) -> Json:
 def submit(
     viewer: Labeler,
     store: Store,
+    service: ServiceOf,
     id: str,
     body: SubmitBody,
     idempotency_key: Annotated[str, Header(max_length=200)] = "",
@@ -139,4 +142,6 @@ def submit(
     """Hand in. The same again (or the same Idempotency-Key) changes nothing."""
     fields = body.model_dump(exclude={"schema_version"})
     what = Submission(**fields, key=idempotency_key)
-    return done(lambda: store.submit(viewer.user_id, id, what, schema_version=body.schema_version))
+    result = done(lambda: store.submit(viewer.user_id, id, what, schema_version=body.schema_version))
+    metrics_of(service).label_submits.labels(project=result["project"]).inc()
+    return result

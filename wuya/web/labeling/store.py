@@ -1,6 +1,6 @@
 """What labelers read and write, one transaction each, as the JSON of the API. Rules live in `wuya.feedback`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,8 +26,10 @@ class NotThere(DataError):
 class LabelerStore:
     """Everything one labeler can see and do."""
 
-    def __init__(self, database: Engine) -> None:
+    def __init__(self, database: Engine, *, on_expired: Callable[[int], None] = lambda count: None) -> None:
+        """Args: on_expired: told how many leases were found to be over."""
         self._database = database
+        self._on_expired = on_expired
 
     def home(self, user: str) -> list[Json]:
         """The labeler's projects with what waits in each (also where a lease is over) and the own figures."""
@@ -36,7 +38,7 @@ class LabelerStore:
         if is_late:
             with writing(self._database) as connection:
                 for row in projects.every_project(connection):
-                    queue.expire(connection, projects.named(connection, row["id"]), at=now())
+                    self._on_expired(queue.expire(connection, projects.named(connection, row["id"]), at=now()))
         with reading(self._database) as connection:
             rows = connection.execute(
                 select(LabelProject.__table__).where(LabelProject.state == "open").order_by(LabelProject.created_at)
@@ -71,6 +73,7 @@ class LabelerStore:
         with writing(self._database) as connection:
             row = _open_project(connection, project)
             small = projects.as_project(row)
+            self._on_expired(queue.expire(connection, small, at=at or now()))
             standing = gold.standing(connection, small, user)
             languages = tuple((standing["details"] or {}).get("languages", ())) if standing else ()
             task = gold.next_task(connection, small, user, at=at or now(), languages=languages, author=author)
@@ -119,7 +122,8 @@ class LabelerStore:
             written = submission.submit(connection, id, what, at=now())
             standing = gold.standing(connection, projects.as_project(project), user)
             state = standing["state"] if standing else "none"
-            return {"id": written, "standing": state, "quiz_score": standing["score"] if standing else None}
+            score = standing["score"] if standing else None
+            return {"id": written, "project": project["name"], "standing": state, "quiz_score": score}
 
     def personal_export(self, user: str) -> list[Json]:
         """Everything the labeler submitted, in their own words."""

@@ -27,11 +27,20 @@ export function rankBoard({ model, onFocus, current, place, insert }) {
   const node = h("section", { class: model.ids.length > 6 ? "board dense" : "board", "aria-label": t("label.ranking") },
     h("ol", { class: "board-rows", "aria-label": t("label.ranking") }, rows.map((row) => row.node)), trayNode, tools);
 
+  const chips = new Map(model.ids.map((id) => [id, makeChip(id)]));
+
   function chip(id) {
+    const holder = chips.get(id);
+    holder.classList.toggle("current", id === current());
+    holder.lastElementChild.setAttribute("aria-pressed", String(id === current()));
+    return holder;
+  }
+
+  function makeChip(id) {
     const name = letter(model.ids.indexOf(id));
     const handle = h("span", { class: "handle", "aria-hidden": "true" }, icon("drag"));
-    const button = h("button", { type: "button", class: "rank-chip", dataset: { id }, "aria-pressed": String(id === current()), "aria-label": t("label.chip", { answer: name }), onclick: (event) => (event.stopPropagation(), onFocus(id, { scroll: true, keep: true })) }, name);
-    const holder = h("span", { class: id === current() ? "chip-holder current" : "chip-holder", dataset: { id } }, handle, button);
+    const button = h("button", { type: "button", class: "rank-chip", dataset: { id }, "aria-label": t("label.chip", { answer: name }), onclick: (event) => (event.stopPropagation(), onFocus(id, { scroll: true, keep: true })) }, name);
+    const holder = h("span", { class: "chip-holder", dataset: { id } }, handle, button);
     handle.addEventListener("pointerdown", (event) => drag(event, id, holder));
     return holder;
   }

@@ -41,7 +41,7 @@ function funnel(steps) {
   const most = Math.max(1, ...Object.values(steps));
   return h("ol", { class: "funnel", "aria-label": t("label.funnel") }, STEPS.map((key, at) => {
     const before = at ? steps[STEPS[at - 1]] : 0;
-    return h("li", {}, h("span", { class: "funnel-bar", "aria-hidden": "true" }, h("span", { style: { height: `${Math.max(2, 100 * Math.sqrt(steps[key] / most))}%` } })), h("strong", { class: "num" }, number(steps[key])), h("span", { class: "muted small" }, t(`label.step_${key}`)), h("span", { class: "muted small" }, at && before ? percent(steps[key] / before) : " "));
+    return h("li", {}, h("span", { class: "funnel-bar", "aria-hidden": "true" }, h("span", { style: { height: `${Math.max(2, 100 * Math.sqrt(steps[key] / most))}%` } })), h("strong", { class: "num" }, number(steps[key])), h("span", { class: "muted small" }, t(`label.step_${key}`)), h("span", { class: "muted small" }, at && before ? percent(steps[key] / before) : "\u00a0"));
   }));
 }
 
