@@ -38,7 +38,7 @@ class Chat:
     def until(self, condition: str, seconds: float = 30) -> None:
         """Wait for a JavaScript expression (the page's CSP forbids Playwright's own way, which needs eval)."""
         end = time.monotonic() + seconds
-        while not self.page.evaluate(f"Boolean({condition})"):
+        while not self.page.evaluate(f"(async () => Boolean(await ({condition})))()"):
             assert time.monotonic() < end, f"never true: {condition}"
             time.sleep(0.02)
 

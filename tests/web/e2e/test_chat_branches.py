@@ -84,7 +84,6 @@ def test_parameters_live_with_the_chat(chat: Chat, engine: FakeEngine) -> None:
     page.fill("#param-temperature", "0.3")
     page.fill("#param-max_tokens", "5")
     page.fill("#system-prompt", "Speak like a pirate.")
-    page.wait_for_timeout(500)  # saved a moment after the last key
     chat.ask("Who are you?")
     request = engine.requests[-1]
     assert (request.params.temperature, request.params.max_tokens) == (0.3, 5)
@@ -98,7 +97,8 @@ def test_parameters_live_with_the_chat(chat: Chat, engine: FakeEngine) -> None:
     assert page.input_value("#param-temperature") == ""
     page.check("#data-use")
     chat.until("document.querySelector('#consent').classList.contains('on')")
-    page.wait_for_timeout(300)
+    path = f"/api/conversations/{chat.id}"
+    chat.until(f"fetch('{path}').then(r => r.json()).then(c => c.data_use && !('temperature' in c.params))")
     full = chat.api("GET", f"/api/conversations/{chat.id}")
     assert full["data_use"] is True
     assert full["params"] == {"max_tokens": 5}

@@ -43,7 +43,7 @@ def test_stop_works_before_the_first_token_and_frees_the_slot(chat: Chat, engine
     chat.page.wait_for_selector("#send.stopping")  # at once: no token has come
     wait_for(lambda: engine.slots_used == 1, 5)
     chat.send_button.click()
-    assert wait_for(lambda: engine.slots_used == 0, 5) < 1.5  # the engine's part of it is asserted in tests/inference
+    assert wait_for(lambda: engine.slots_used == 0, 5) < 3  # the engine's part of it is asserted in tests/inference
     chat.done()
     assert "stopped" in chat.page.locator(".msg.assistant .stats").inner_text()
 

@@ -72,6 +72,7 @@ export class App {
   /** @param {string | null} id @param {{push?: boolean, focus?: boolean, at?: string | null}} [how] */
   async open(id, { push = true, focus = true, at = null } = {}) {
     this.answers.leave();
+    this.drawer?.flush();
     this.thread = new Thread();
     this.fresh = this.#blank();
     this.dropped.clear();
@@ -185,6 +186,7 @@ export class App {
     const message = thread.get(id);
     const compare = this.settings.mode === "compare";
     await this.answers.ask(async () => {
+      await this.drawer?.flush();
       if (!thread.id) await this.#create();
       const body = { id, content: message.content, parent_id: message.parent_id, generate: this.#generate(compare) };
       return api.post(`/api/conversations/${thread.id}/messages`, body);
@@ -302,21 +304,24 @@ export class App {
 
   /** Change settings of this chat, or of the one to come. @param {any} change */
   async configure(change) {
-    if (!this.thread.id) {
+    const { thread } = this;
+    if (!thread.id) {
       Object.assign(this.fresh, change);
       return this.draw();
     }
-    const before = { ...this.thread.conversation };
-    this.thread.describe(change);
+    const before = { ...thread.conversation };
+    thread.describe(change);
     this.draw();
     try {
-      const { messages: _messages, before: _before, generations: _generations, comparisons: _comparisons, ...row } = await api.patch(`/api/conversations/${this.thread.id}`, change);
-      this.thread.describe(row);
+      const full = await api.patch(`/api/conversations/${thread.id}`, change);
+      const { messages: _messages, before: _before, generations: _generations, comparisons: _comparisons, ...row } = full;
+      thread.describe(row);
       this.history?.touch(row);
     } catch (problem) {
-      this.thread.describe(before);
+      thread.describe(before);
       toast(explain(problem), { kind: "bad" });
     }
+    if (thread !== this.thread) return;
     this.draw();
     this.measure();
   }

@@ -26,6 +26,7 @@ const parts = {
 };
 const app = new App(config, parts);
 const drawer = new Drawer($("#drawer"), app);
+app.drawer = drawer;
 app.history = new History($("#history"), app);
 app.importFile = () => importDialog(app);
 app.listShares = () => sharesDialog();
@@ -48,7 +49,7 @@ app.drawBar = () => {
   document.title = `${title} - wuya`;
   fill($("#title"), title);
   $("#title").disabled = !thread.id;
-  fill($("#model"), h("span", { class: "model-name" }, settings.model ?? t("chat.no_model")), icon("down"));
+  fill($("#model"), h("span", { class: "model-name" }, settings.model || t("chat.no_model")), icon("down"));
   $("#compare").setAttribute("aria-pressed", String(settings.mode === "compare"));
   $("#share").disabled = !thread.path.length || !config.sharing;
   $("#params").setAttribute("aria-expanded", String(drawer.isOpen));

@@ -20,11 +20,27 @@ export class Drawer {
   constructor(node, app) {
     this.node = node;
     this.app = app;
-    this.save = debounce((change) => app.configure(change), 350);
+    /** @type {any} changes that are not sent yet */
+    this.pending = {};
+    this.soon = debounce(() => this.flush(), 350);
     this.more = false;
     node.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && !event.isComposing) (event.stopPropagation(), this.close());
     });
+  }
+
+  /** Send a change a moment after the last key. @param {any} change */
+  save(change) {
+    Object.assign(this.pending, change);
+    this.soon();
+  }
+
+  /** Send what waits: a question must not overtake the settings it was asked with. */
+  async flush() {
+    this.soon.cancel();
+    const change = this.pending;
+    this.pending = {};
+    if (Object.keys(change).length) await this.app.configure(change);
   }
 
   get isOpen() {
@@ -86,7 +102,7 @@ export class Drawer {
 
   /** Set one parameter; undefined puts the default back. @param {string} name @param {any} value */
   #set(name, value) {
-    const params = { ...(this.app.settings.params ?? {}) };
+    const params = { ...(this.pending.params ?? this.app.settings.params ?? {}) };
     if (value === undefined) delete params[name];
     else params[name] = value;
     this.app.settings.params = params;
