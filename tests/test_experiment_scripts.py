@@ -118,3 +118,31 @@ def test_the_frontier_averages_seeds_and_starts_every_curve_at_the_sft_model() -
     text, picture = frontier.report(rows)
     assert "| dpo | beta 0.1 | 2.00 [1.00, 3.00] | 65.0% [64.0%, 66.0%] | 5.0% |" in text
     assert picture.startswith("<svg") and "dpo" in picture
+
+
+def test_every_method_of_the_frontier_has_a_valid_config_at_every_strength(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frontier = script("frontier")
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "label.json").write_text(json.dumps({"snapshots": {"training": "/x/rm_rankings-1.jsonl"}}))
+    configs: list[Any] = []
+    for recipe in (
+        frontier.ppo,
+        frontier.grpo,
+        frontier.dpo,
+        frontier.sample_completions,
+        frontier.best_of_n,
+        frontier.sft,
+    ):
+        monkeypatch.setattr(recipe, "run", configs.append)
+    for size in ("tiny", "small"):
+        demo = frontier.Demo(tmp_path, frontier.SIZES[size], 1)
+        for method, (train, strengths, _) in frontier.METHODS.items():
+            for strength in strengths:
+                train(demo, tmp_path / "out" / method, strength)
+    assert {type(c).__name__ for c in configs} == {
+        "PPOConfig", "GRPOConfig", "DPOConfig", "SampleConfig", "BestOfNConfig", "SFTConfig"
+    }  # fmt: skip
+    assert {c.algorithm for c in configs if hasattr(c, "algorithm")} == {"rloo", "grpo"}
+    assert {c.ptx_coef > 0 for c in configs if hasattr(c, "ptx_coef")} == {True, False}
