@@ -55,7 +55,7 @@ def _type(schema: dict[str, Any]) -> str:
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"object of {_type(schema['additionalProperties'])}"
     limits = _bounds(schema, "minimum", "maximum") or _bounds(schema, "exclusiveMinimum", "exclusiveMaximum")
-    return kind + (limits or _bounds(schema, "minLength", "maxLength"))
+    return str(kind) + (limits or _bounds(schema, "minLength", "maxLength"))
 
 
 def _bounds(schema: dict[str, Any], low: str, high: str) -> str:

@@ -97,9 +97,10 @@ def run_measured(command: list[str]) -> dict[str, float]:
     from wuya.models.presets import tiny
     from wuya.training.language_model import add_gradients
     from wuya.training.optimizer import build_optimizer
+    from wuya.verbs import VERBS
 
     set_up_allocator()
-    cli.load(command[0], cli.VERBS[command[0]])
+    cli.load(command[0], VERBS[command[0]])
     ids_BT, model = torch.zeros(2, 32, dtype=torch.int64), GPT(tiny()).train()
     optimizer = build_optimizer(model, name="adamw", lr=1e-4)
     add_gradients(model, ids_BT, ids_BT, microbatch_size=2)

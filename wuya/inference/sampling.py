@@ -176,8 +176,10 @@ def _sample_truncated(
     left_N = (~decided_B).nonzero().squeeze(1)
     if len(left_N):
         sorted_NV, index_NV = weight_BV[left_N].sort(dim=1, descending=True, stable=True)
-        columns = (None if column_B is None else column_B[left_N] for column_B in (top_k_B, top_p_B, min_p_B))
-        token_B1[left_N] = _draw(sorted_NV, index_NV, uniform_B[left_N], *columns, None)
+        top_k_N, top_p_N, min_p_N = (
+            None if column_B is None else column_B[left_N] for column_B in (top_k_B, top_p_B, min_p_B)
+        )
+        token_B1[left_N] = _draw(sorted_NV, index_NV, uniform_B[left_N], top_k_N, top_p_N, min_p_N, None)
     return token_B1
 
 

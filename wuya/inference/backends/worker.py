@@ -151,6 +151,10 @@ class WorkerEngine:
     def _told(self, info: EngineInfo) -> None:
         self._info = info
 
+    def _is_closing(self) -> bool:
+        """`close` was called, perhaps while somebody waited."""
+        return self._closing
+
     async def _restart_forever(self) -> None:
         """Wait for the process's end, and start another, more slowly each time it does not come up."""
         while not self._closing:
@@ -158,7 +162,7 @@ class WorkerEngine:
             await self._link.gone.wait()
             self._info = EngineInfo(models=self._info.models, slots_total=self._info.slots_total, slots_used=0,
                                     queue_length=0, kv_cache_ratio=0.0, ready=False)  # fmt: skip
-            if self._closing:
+            if self._is_closing():
                 return
             LOG.error("the engine's process ended (code %s); starting it again", self._link.process.poll())
             await self._link.end()

@@ -54,8 +54,9 @@ class Server:
 
     async def _call(self, number: int, name: str, args: list[Any], keywords: dict[str, Any]) -> None:
         try:
+            result = None
             if name == "start":
-                result = await self._start(args[0], keywords)
+                await self._start(args[0], keywords)
             elif name in CALLS:
                 result = await getattr(self._engine, name)(*args, **keywords)
             else:

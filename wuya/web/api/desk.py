@@ -42,7 +42,7 @@ class Caller:
         return self.key is None or not self.key.models or alias in self.key.models
 
 
-def caller_with(scope: str) -> Callable[[Request], Caller]:
+def caller_with(scope: str) -> Callable[[Request, object], Caller]:
     """A dependency: the request's caller, refused without a good key of this scope ("": any good key)."""
 
     def dependency(request: Request, _documented: Annotated[object, Depends(BEARER)]) -> Caller:
