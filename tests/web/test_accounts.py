@@ -31,7 +31,7 @@ def _fast_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 def set_up(client: TestClient, service: Service, **more: Any) -> None:
     """The first admin, signed in."""
     token = flows.setup_link(service, "").partition("#")[2]
-    body = {"token": token, "email": "Ann@Example.org", "password": PASSWORD, "name": "Ann"} | more
+    body = {"token": token, "email": "Ann@Example.org", "password": PASSWORD, "name": "Ann", "sign_up": "invite"} | more
     assert client.post("/api/auth/setup", json=body).status_code == 204
 
 
@@ -172,11 +172,14 @@ def test_deleting_an_account_clears_the_names(client: TestClient, service: Servi
     assert not {"bo", "bo@example.org"} & {row["display_name"], row["email_ci"]}
 
 
-def test_sign_up_is_closed_unless_it_is_open(client: TestClient, service: Service) -> None:
-    set_up(client, service)
+def test_sign_up_is_closed_unless_it_is_opened(client: TestClient, service: Service) -> None:
+    set_up(client, service, sign_up="closed")
+    assert client.post("/api/admin/users/invite", json={}).json()["code"] == "sign_up_closed"
     other = TestClient(client.app, base_url=str(client.base_url))
     body = {"email": "eve@x.org", "password": PASSWORD}
     assert other.post("/api/auth/join", json=body).json()["code"] == "sign_up_closed"
+    client.patch("/api/admin/settings", json={"sign_up": "invite"})
+    assert other.post("/api/auth/join", json=body).json()["code"] == "invitation_needed"
     client.patch("/api/admin/settings", json={"sign_up": "open"})
     assert other.post("/api/auth/join", json=body).status_code == 204
     assert other.get("/api/me").json()["role"] == "user"

@@ -19,6 +19,7 @@ def test_invite_join_suspend(live_server: Any, page: Any, browser: Any) -> None:
     page.locator("input[name=email]").fill("ann@example.org")
     page.locator("input[name=name]").fill("Ann")
     page.locator("input[name=password]").fill(PASSWORD)
+    page.get_by_label("By invitation").check()
     page.locator("form button.primary").click()
     page.wait_for_url(lambda url: "/setup" not in url)
     page.goto(live_server.url + "/admin#users")

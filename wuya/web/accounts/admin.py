@@ -66,6 +66,8 @@ def invite(request: Request, body: Invitation, viewer: Admin) -> dict[str, Any]:
     service = service_of(request)
     flows.need_accounts(service)
     with writing(service.database) as connection:
+        if store.setting(connection, "sign_up", "closed") == "closed":
+            raise ApiError(409, "sign_up_closed", "sign-up is closed; open it in the settings first")
         token, expires = store.make_link_token(
             connection, "invite", role=body.role, email=body.email, created_by=viewer.user_id
         )

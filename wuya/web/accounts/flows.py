@@ -158,14 +158,16 @@ def join(request: Request, token: str, form: Mapping[str, Any]) -> str:
     passwords.check_new(password, email=email)
     hashed = passwords.hash_password(password)
     with writing(service.database) as connection:
-        role = "user"
+        role, mode = "user", store.setting(connection, "sign_up", "closed")
+        if mode == "closed":
+            raise ApiError(403, "sign_up_closed", "this server takes no new accounts now")
         if token:
             link = store.use_link_token(connection, "invite", token)
             role = link["role"] or "user"
             if link["email_ci"] and link["email_ci"] != email.lower():
                 raise ApiError(403, "other_address", "this invitation is for another address", param="email")
-        elif store.setting(connection, "sign_up", "closed") != "open":
-            raise ApiError(403, "sign_up_closed", "you need an invitation to join this server")
+        elif mode != "open":
+            raise ApiError(403, "invitation_needed", "you need an invitation to join this server")
         named = {"email": email, "name": str(form.get("name", "")), "role": role}
         id = store.add_user(connection, password_hash=hashed, **named)
         audit.record(connection, service, "join", request=request, object="user", object_id=id, diff={"role": role})

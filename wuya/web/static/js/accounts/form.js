@@ -18,4 +18,4 @@ for (const button of $$("[data-show]")) {
     button.setAttribute("aria-pressed", String(!shown));
   });
 }
-$("input:not([type=hidden]):not([type=radio]):not([value])")?.focus();
+$$("input:not([type=hidden]):not([type=radio]):not([type=checkbox])").find((input) => !input.value && input.offsetParent)?.focus();
