@@ -112,6 +112,17 @@ def test_simulated_people_rank_everything_and_repeat_it(config: LabelConfig, peo
     assert label.run(other).name == path.name, "same people, same answers: same file, byte for byte"
 
 
+def test_simulated_people_may_be_told_to_rank_at_random(config: LabelConfig, people: Path, tmp_path: Path) -> None:
+    simulated = replace(config, labeler="simulated", labelers=people, overlap=5)
+    honest = {(r.labeler, r.prompt.id): r.ranks for r in read_rankings(label.run(simulated))}
+    spammed = replace(simulated, spammers=("labeler_2",), database=str(tmp_path / "other.db"), out=tmp_path / "other")
+    votes = {(r.labeler, r.prompt.id): r.ranks for r in read_rankings(label.run(spammed))}
+    assert honest.keys() == votes.keys()
+    assert {who for who, prompt in votes if votes[who, prompt] != honest[who, prompt]} == {"labeler_2"}
+    with pytest.raises(DataError, match="no labeler"):
+        label.run(replace(spammed, spammers=("nobody",)))
+
+
 def test_held_out_people_are_others(config: LabelConfig, people: Path) -> None:
     found = read_rankings(label.run(replace(config, labeler="simulated", labelers=people, group="held_out")))
     assert all(r.labeler.startswith("held_out") for r in found)

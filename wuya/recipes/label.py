@@ -59,6 +59,8 @@ class LabelConfig:
     """For simulated labelers: the JSON file of people, calibrated (the demo writes `labelers.json`)."""
     group: Literal["training", "held_out"] = "training"
     """Which of the simulated people rank: those a reward model learns from, or those who judge it."""
+    spammers: tuple[str, ...] = ()
+    """Names of simulated people who rank at random, to see whether `wuya agreement` finds them."""
     rankings: Path | None = None
     """For `file`: finished rankings in any format of docs/concepts/feedback.md."""
     out: Path = field(default_factory=lambda: default_workspace() / "rankings")
@@ -101,7 +103,7 @@ def run(config: LabelConfig) -> Path:
 
 def _simulate(store: FeedbackStore, config: LabelConfig) -> int:
     assert config.labelers is not None
-    people = Labelers.load(config.labelers)
+    people = Labelers.load(config.labelers).with_spammers(config.spammers)
     group: Sequence[Labeler] = people.training if config.group == "training" else people.held_out
     answers = list(store.open_answers(project=config.project, round=config.round))
     each = min(config.overlap, len(group))
