@@ -475,13 +475,13 @@ def test_journal_pieces_join_on(tmp_path: Path) -> None:
     assert apply_pieces("abc", [(4, "x")]) == "abc", "a gap is not filled with a guess"
     assert apply_pieces("abc", [(0, "ab")]) == "abc"
     journal = Journal(tmp_path, "one")
-    journal.append("g", 0, "line\nand \u68af\u5ea6")
+    journal.append([("g", 0, "line\nand \u68af\u5ea6")])
     with left_behind(tmp_path) as pieces:
         assert pieces == {}, "its owner lives"
     journal.clear()
-    journal.append("g", 3, "x" * (1 << 17))
+    journal.append([("g", 3, "x" * (1 << 17))])
     journal.rotate()
-    journal.append("g", 9, "y")
+    journal.append([("g", 9, "y")])
     assert len(list(tmp_path.glob("*.journal"))) == 2
     journal.drop_old()
     assert len(list(tmp_path.glob("*.journal"))) == 1

@@ -70,7 +70,6 @@ class Job:
     events: deque[ServerEvent] = field(default_factory=lambda: deque(maxlen=RING))
     task: asyncio.Task[None] | None = None
     in_engine: bool = False
-    timer: asyncio.TimerHandle | None = None
     drawing: MarkdownStream = field(default_factory=MarkdownStream)
     drawn: int = 0
     """Characters of the text that the last drawing shows."""
@@ -106,9 +105,10 @@ class Job:
             return None
         return (event for event in list(self.events) if event.seq > seq)
 
-    def delta(self, text: str, *, draw: bool) -> None:
-        """Send more text; with the changed blocks, if it is time to draw."""
+    def delta(self, text: str, *, draw: bool) -> float:
+        """Send more text; with the changed blocks, if it is time to draw. Seconds that the drawing took."""
         data: dict[str, Any] = {"i": 0, "t": text, "n": self.tokens}
+        took = 0.0
         if draw:
             before = time.perf_counter()
             change = self.drawing.update(self.text)
@@ -117,6 +117,7 @@ class Job:
             self.draw_at = time.monotonic() + min(DRAW_SECONDS_MOST, max(DRAW_SECONDS, DRAW_SHARE * took))
             data |= {"from": change.keep, "nodes": change.nodes}
         self.publish("delta", data)
+        return took
 
     def snapshot(self) -> ServerEvent:
         """All there is, for a viewer who comes late; it carries the number of the last event."""

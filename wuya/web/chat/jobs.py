@@ -30,7 +30,7 @@ from wuya.inference.backends.protocol import (
     Started,
     UnknownModel,
 )
-from wuya.web.chat import ledger
+from wuya.web.chat import elsewhere, ledger
 from wuya.web.chat.job import Job, ServerEvent
 from wuya.web.chat.journal import Journal
 from wuya.web.chat.meter import Meter
@@ -51,6 +51,8 @@ WAITING_PER_USER = 4
 TOTAL = 64
 GRACE_SECONDS = 2.0
 """After which an engine that ignores a cancel is left alone."""
+DRAW_REST = 4.0
+"""After a drawing of any answer, all rest so many times as long: drawing takes a fifth of a core at most."""
 RULE_CHARS = 400
 """A word that a rule looks for may begin so far back."""
 RETRY_SECONDS = 30.0
@@ -76,6 +78,10 @@ class GenerationHub:
         self.jobs: dict[str, Job] = {}
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._saver: asyncio.Task[None] | None = None
+        self._due: list[Job] = []
+        """Jobs with text that was not sent yet."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._draw_at = 0.0
         self._wake_saver = asyncio.Event()
         self._closing = False
         self.streams: dict[str, int] = {}
@@ -106,7 +112,7 @@ class GenerationHub:
         """End an answer; what is there is kept. Ended ones stay as they are."""
         job = self.jobs.get(id)
         if job is None:
-            await asyncio.to_thread(self._ask_other_process, id, by)
+            await asyncio.to_thread(elsewhere.ask_to_stop, self.database, id, by)
         elif not job.ended and job.stopped_by is None:
             job.stopped_by = by
             await self._cancel(job)
@@ -126,7 +132,7 @@ class GenerationHub:
         """
         job = self.jobs.get(id)
         if job is None:
-            async with aclosing(self._elsewhere(id)) as events:
+            async with aclosing(elsewhere.follow(self.database, id, lambda: self._closing)) as events:
                 async for event in events:
                     yield event
             return
@@ -232,12 +238,14 @@ class GenerationHub:
             if self.meter:
                 self.meter.token(job)
             if event.text and not job.withheld:
+                if not job.pending:
+                    self._due.append(job)
                 job.pending.append(event.text)
                 if job.first_token is None:
                     job.first_token, job.first_token_at = time.monotonic(), now()
-                    self._flush(job)
-                elif job.timer is None:
-                    job.timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush, job)
+                    self._flush_due()
+                elif self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush_due)
         elif isinstance(event, Done):
             job.finish_reason = event.finish_reason
             job.state = "stopped" if event.finish_reason == "cancelled" else "done"
@@ -255,22 +263,31 @@ class GenerationHub:
             if self.meter:
                 self.meter.running(job)
 
-    def _flush(self, job: Job) -> None:
-        """Text to the journal, then to the viewers."""
-        if job.timer is not None:
-            job.timer.cancel()
-            job.timer = None
+    def _flush_due(self) -> None:
+        """Text of all jobs that have some: to the journal in one go, then to the viewers."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = [(job, text) for job in self._due if (text := self._passed(job))]
+        self._due.clear()
+        if due:
+            self.journal.append([(job.id, len(job.text), text) for job, text in due])
+        for job, text in due:
+            job.text += text
+            job.is_dirty = True
+            at = time.monotonic()
+            draw = bool(job.viewers) and at >= max(job.draw_at, self._draw_at)
+            if took := job.delta(text, draw=draw):
+                self._draw_at = at + DRAW_REST * took
+
+    def _passed(self, job: Job) -> str:
+        """What a job has to say and no rule holds back."""
         text = "".join(job.pending)
         job.pending.clear()
-        if not text:
-            return
-        if self._is_blocked(job.text[-RULE_CHARS:] + text):
+        if text and self._is_blocked(job.text[-RULE_CHARS:] + text):
             job.withheld = text
-            return
-        self.journal.append(job.id, len(job.text), text)
-        job.text += text
-        job.is_dirty = True
-        job.delta(text, draw=bool(job.viewers) and time.monotonic() >= job.draw_at)
+            return ""
+        return text
 
     def _is_blocked(self, text: str) -> bool:
         verdict = self._rules.check(text, "output")
@@ -296,7 +313,7 @@ class GenerationHub:
 
     async def _finish(self, job: Job) -> None:
         """Write the end, then tell it: whoever hears of the end finds it in the database."""
-        self._flush(job)
+        self._flush_due()
         message = await asyncio.to_thread(self._write_end, job)
         job.publish("usage", {"prompt": job.prompt_tokens, "completion": job.tokens, "tps": job.tokens_per_second})
         job.ended = True
@@ -333,6 +350,7 @@ class GenerationHub:
                 if job.is_dirty and job.viewers:
                     self._draw_rest(job)
                     job.publish("usage", usage)
+                    await asyncio.sleep(0)
             self.journal.rotate()
             dirty = [job for job in live if job.is_dirty]
             progress = [ledger.Progress.of(job) for job in dirty]
@@ -360,30 +378,3 @@ class GenerationHub:
             self._rules = self.moderator.word_rules()
         with writing(self.database) as connection:
             return ledger.save(connection, progress, running)
-
-    def _ask_other_process(self, id: str, by: str) -> None:
-        with writing(self.database) as connection:
-            ledger.ask_to_stop(connection, id, by)
-
-    async def _elsewhere(self, id: str) -> AsyncGenerator[ServerEvent | None, None]:
-        """A job that is not here: ended, or written by another process; the database tells every half second."""
-        text, seq, waited = None, 0, 0.0
-        while True:
-            event = await asyncio.to_thread(self._read, id)
-            if event.name in ("final", "error") or event.data["text"] != text:
-                text, seq, waited = event.data.get("text"), event.seq, 0.0
-                yield event
-            if event.name in ("final", "error"):
-                return
-            if self._closing:
-                yield ServerEvent(seq, "bye", {"retry_ms": 1500})
-                return
-            await asyncio.sleep(SAVE_SECONDS)
-            waited += SAVE_SECONDS
-            if waited >= PING_SECONDS:
-                waited = 0.0
-                yield None
-
-    def _read(self, id: str) -> ServerEvent:
-        with reading(self.database) as connection:
-            return ledger.as_event(connection, id)

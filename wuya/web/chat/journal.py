@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from wuya.files import make_folder
@@ -27,11 +27,11 @@ class Journal:
         self._path, self._file = self._open()
         self._size = 0
 
-    def append(self, generation: str, offset: int, text: str) -> None:
-        """Keep a piece of an answer that starts at `offset` characters."""
-        line = json.dumps([generation, offset, text]).encode() + b"\n"
-        os.write(self._file, line)
-        self._size += len(line)
+    def append(self, pieces: Iterable[tuple[str, int, str]]) -> None:
+        """Keep pieces of answers: generation, where in the answer it starts (in characters), text."""
+        lines = b"".join(json.dumps(piece).encode() + b"\n" for piece in pieces)
+        os.write(self._file, lines)
+        self._size += len(lines)
 
     def rotate(self) -> None:
         """Go on in a new file, if this one is large. Call it before the database gets all that was appended."""
