@@ -74,6 +74,9 @@ def questions(schema: Mapping[str, Any], *, about_prompt: bool) -> Sequence[Ques
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raise DataError unless a page can show the schema and a table can keep its answers."""
     for part in ("answers", "prompt"):
+        asked = schema.get(part, [])
+        if not isinstance(asked, list | tuple) or not all(isinstance(question, Mapping) for question in asked):
+            raise DataError("a label schema has lists of questions", found=f"{part}: {str(asked)[:80]}")
         keys = [question.get("key") for question in schema.get(part, ())]
         if len(keys) != len(set(keys)) or not all(isinstance(key, str) and key for key in keys):
             raise DataError("each question of a label schema needs a key of its own", found=f"{part}: {keys}")
@@ -81,9 +84,12 @@ def check_schema(schema: Mapping[str, Any]) -> None:
             kind = question.get("kind")
             if kind not in ("bool", "scale", "choice"):
                 raise DataError(f"question {question['key']!r} is of no known kind", found=repr(kind))
-            if kind == "scale" and not int(question.get("min", 1)) < int(question.get("max", 7)) <= 9:
+            ends = [question.get("min", 1), question.get("max", 7)]
+            if kind == "scale" and not (all(type(end) is int for end in ends) and 1 <= ends[0] < ends[1] <= 9):
                 raise DataError(f"the scale of {question['key']!r} does not fit the keys 1 to 9", found=str(question))
-            if kind == "choice" and not question.get("options"):
+            options = question.get("options")
+            texts = isinstance(options, list) and all(isinstance(option, str) for option in options)
+            if kind == "choice" and not (options and texts):
                 raise DataError(f"question {question['key']!r} offers no choices", found=str(question))
 
 

@@ -12,6 +12,7 @@ from wuya.errors import DataError
 from wuya.feedback.bulk import Answers, Project, chunks, ensure_prompts, ensure_tasks
 from wuya.feedback.label_schema import check_schema, default_schema
 from wuya.feedback.prompt_filter import ImportReport, PersonalData, PromptFilter, text_of
+from wuya.feedback.queue import NotThere
 from wuya.feedback.reading import prompts as read_prompts
 from wuya.feedback.review import make_gold
 from wuya.feedback.tables import Assignment, LabelProject, LabelTask, PromptRow, TaskCandidate, uuid7
@@ -39,6 +40,20 @@ DEFAULTS: Mapping[str, Any] = {
     "settings": {"raise_target": 3, "min_agreement": 0.6, "quiz_size": 0, "pass_score": 0.75},
 }
 """What a project made on the page starts with (web.md section 6)."""
+
+
+SETTINGS: Mapping[str, tuple[float, float]] = {
+    "raise_target": (0, 20),
+    "min_agreement": (0, 1),
+    "quiz_size": (0, 100),
+    "pass_score": (0, 1),
+    "target_tokens": (0, 100_000),
+}
+"""What `settings` may hold, and between which numbers (`target_tokens`: two of them)."""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def create(connection: Connection, name: str, type: str, **values: Any) -> str:
@@ -78,6 +93,11 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
         raise DataError("a project has no such setting", found=", ".join(unknown))
     if "label_schema" in values:
         check_schema(values["label_schema"])
+    for key, value in values.get("settings", {}).items():
+        low, high = SETTINGS.get(key, (0, 0))
+        numbers = value if isinstance(value, list) else [value]
+        if key not in SETTINGS or not all(_is_number(number) and low <= number <= high for number in numbers):
+            raise DataError(f"{key!r} is no setting, or not with this value", found=repr(value)[:80])
     for key in ("double_rate", "gold_rate"):
         if not 0 <= values.get(key, 0) <= 1:
             raise DataError(f"{key} is a share", found=repr(values[key]), hint="0 to 1")
@@ -91,7 +111,7 @@ def project_row(connection: Connection, id_or_name: str) -> RowMapping:
     wanted = (LabelProject.id == id_or_name) | (LabelProject.name == id_or_name)
     row = connection.execute(select(LabelProject.__table__).where(wanted)).mappings().first()
     if row is None:
-        raise DataError("there is no such project", found=id_or_name)
+        raise NotThere("there is no such project", found=id_or_name)
     return row
 
 

@@ -28,6 +28,10 @@ IN_HAND = ("assigned", "drafting")
 """States of an assignment that somebody works on, and that hold a slot under a lease."""
 
 
+class NotThere(DataError):
+    """There is no such thing, or it is somebody else's."""
+
+
 class DraftConflict(DataError):
     """Another tab saved a newer draft; `draft` and `draft_rev` are what the store holds."""
 
@@ -292,7 +296,7 @@ def assignment_row(connection: Connection, id: str, *, lock: bool = False) -> Ro
     query = select(Assignment.__table__).where(Assignment.id == id)
     row = connection.execute(query.with_for_update() if lock else query).mappings().first()
     if row is None:
-        raise DataError("there is no such assignment", found=id, hint="claim a task first")
+        raise NotThere("there is no such assignment", found=id, hint="claim a task first")
     return row
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, RowMapping, func, insert, select, update
 from wuya.errors import DataError
 from wuya.feedback.bulk import Label, insert_rows, label_rows
 from wuya.feedback.label_schema import complete_labels
-from wuya.feedback.queue import Closed, assignment_row, candidates_of
+from wuya.feedback.queue import Closed, NotThere, assignment_row, candidates_of
 from wuya.feedback.reading import labels_of
 from wuya.feedback.submission import check_order
 from wuya.feedback.tables import (
@@ -153,6 +153,8 @@ def make_gold(
     task = task_row(connection, task_id, lock=True)
     candidates = [c["id"] for c in candidates_of(connection, task_id)]
     if task["type"] in ("ranking", "pairwise"):
+        if len(ranks) > len(candidates):
+            raise DataError("more ranks than answers", found=f"{len(ranks)} for {len(candidates)}")
         check_order(dict(zip(candidates, ranks, strict=False)), candidates)
     gold = {"ranks": list(ranks), "labels": [dict(row) for row in labels], "prompt": dict(prompt or {})}
     connection.execute(
@@ -184,7 +186,7 @@ def task_row(connection: Connection, id: str, *, lock: bool = False) -> RowMappi
     query = select(LabelTask.__table__).where(LabelTask.id == id)
     row = connection.execute(query.with_for_update() if lock else query).mappings().first()
     if row is None:
-        raise DataError("there is no such task", found=id)
+        raise NotThere("there is no such task", found=id)
     return row
 
 

@@ -189,3 +189,47 @@ def test_skipping_needs_a_reason_and_releasing_none(enter: Enter) -> None:
     assert ann.post(f"/api/assignments/{second}/release").json() == {"state": "expired"}
     assert ann.post(f"/api/assignments/{first}/heartbeat").json()["code"] == "closed"
     assert ann.get("/api/label/me/stats").json()[project]["skipped"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/api/admin/projects", {"name": "x", "label_schema": {"answers": 5}}, 422),
+        (
+            "/api/admin/projects",
+            {"name": "x", "label_schema": {"answers": [{"key": "q", "kind": "scale", "min": "a"}]}},
+            422,
+        ),
+        ("/api/admin/projects", {"name": "x", "settings": {"quiz_size": "many"}}, 422),
+        ("/api/admin/projects", {"name": "x", "settings": {"unheard": 1}}, 422),
+        ("/api/admin/projects", {"name": "x", "gold_rate": 2}, 422),
+        ("/api/tasks/bulk", {"project": "nothing", "tasks": []}, 404),
+        ("/api/tasks/bulk", {"project": "rm", "tasks": [{"prompt": "a", "candidates": ["b", {"no": "text"}]}]}, 422),
+        ("/api/tasks/bulk", {"project": "rm", "tasks": [{"prompt": "a", "candidates": ["b"]}]}, 422),
+        (
+            "/api/tasks/bulk",
+            {"project": "rm", "tasks": [{"prompt": "a", "candidates": ["b", "c"], "gold": {"ranks": [1]}}]},
+            422,
+        ),
+        (
+            "/api/tasks/bulk",
+            {"project": "rm", "tasks": [{"prompt": "a", "candidates": ["b", "c"], "gold": {"ranks": [1, 2, 3]}}]},
+            422,
+        ),
+        ("/api/label/next", {"project": "nothing"}, 404),
+        ("/api/tasks/nothing/pause", {}, 404),
+        ("/api/tasks/nothing/adjudicate", {"ranks": {}}, 404),
+        ("/api/tasks/nothing/explode", {}, 422),
+        ("/api/assignments/nothing/review", {"decision": "accept"}, 404),
+        ("/api/assignments/nothing/submit", {"ranks": {"a": 1}}, 404),
+        ("/api/admin/projects/rm/labelers/nobody", {"state": "passed"}, 404),
+        ("/api/exports", {"kind": "rm_rankings", "rounds": [10**30]}, 422),
+        ("/api/exports", {"kind": "rm_rankings"}, 422),
+    ],
+)
+def test_mistakes_are_named_and_never_a_500(enter: Enter, path: str, body: dict[str, Any], status: int) -> None:
+    lead = enter("lea", "lead")
+    make_project(lead, tasks=1)
+    answer = lead.post(path, json=body)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    assert answer.json()["code"] and answer.json()["detail"]

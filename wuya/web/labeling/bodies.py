@@ -84,6 +84,14 @@ class ProjectBody(Body):
     lang: Annotated[str, Field(max_length=20)] | None = None
 
 
+class GoldBody(Body):
+    """An expert's answer, in the order the answers were sampled."""
+
+    ranks: list[Annotated[int, Field(ge=1, le=9, strict=True)]] = []
+    labels: list[dict[str, Label]] = []
+    prompt: dict[str, Label] = {}
+
+
 class TaskBody(Body):
     """A prompt with its answers."""
 
@@ -92,7 +100,7 @@ class TaskBody(Body):
     id: Annotated[str, Field(max_length=200)] | None = None
     source: str = ""
     author: str = ""
-    gold: dict[str, Any] | None = None
+    gold: GoldBody | None = None
 
 
 class TasksBody(Body):
@@ -102,8 +110,8 @@ class TasksBody(Body):
     tasks: list[TaskBody] = Field(default=[], max_length=5000)
     from_prompts: Annotated[int, Field(ge=0, le=100_000)] = 0
     split: Literal["train", "val", "test"] = "train"
-    round: Annotated[int, Field(ge=0)] = 0
-    priority: int = 0
+    round: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
 
 
 class AdjudicateBody(Body):
@@ -112,14 +120,6 @@ class AdjudicateBody(Body):
     ranks: Ranks
     labels: Labels = {}
     comment: Note = ""
-
-
-class GoldBody(Body):
-    """An expert's answer, in the order the answers were sampled."""
-
-    ranks: list[Annotated[int, Field(ge=1, le=9, strict=True)]] = []
-    labels: list[dict[str, Label]] = []
-    prompt: dict[str, Label] = {}
 
 
 class ReviewBody(Body):
@@ -140,5 +140,5 @@ class ExportBody(Body):
 
     kind: Literal["sft", "rm_rankings", "rm_pairs", "prompts", "feedback", "raw"]
     project: str = ""
-    rounds: list[int] = []
+    rounds: list[Annotated[int, Field(ge=0, le=1_000_000)]] = []
     labelers: list[str] = []

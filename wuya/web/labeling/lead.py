@@ -1,5 +1,6 @@
 """The lead's half of the labeling API: projects, prompts, tasks, review, agreement, exports; and its pages."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -118,7 +119,7 @@ async def import_prompts(
 def _rows(body: bytes, kind: str) -> list[dict[str, Any]]:
     try:
         rows = parse_lines(body, kind)
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise ApiError(400, "invalid_data", f"can't read the file: {error}") from error
     if len(rows) > MAX_ROWS:
         raise ApiError(413, "request_too_large", f"more than {MAX_ROWS:,} rows")
@@ -130,8 +131,9 @@ def _prompt(row: Mapping[str, Any], source: str) -> Prompt:
     if value is None:
         raise BadRowError("has no `prompt`")
     messages = prompt_messages(value)
-    key = row.get("id") or sha256_json(messages_to_json(messages))[:16]
-    return Prompt(str(key), messages, text_field(row, "source", default=source), text_field(row, "author", default=""))
+    key = str(row.get("id") or "")
+    key = key if 0 < len(key) <= 200 else sha256_json(messages_to_json(messages))[:16]
+    return Prompt(key, messages, text_field(row, "source", default=source), text_field(row, "author", default=""))
 
 
 @router.post("/api/tasks/bulk", tags=["lead"])
@@ -150,7 +152,7 @@ def _tasks(body: TasksBody) -> Sequence[NewTask]:
             candidates = tuple(parse_candidate(value) for value in task.candidates)
         except (BadRowError, DataError) as reason:
             raise DataError(f"task {number} can't be used", found=str(reason)) from reason
-        found.append(NewTask((prompt, candidates), task.gold))
+        found.append(NewTask((prompt, candidates), task.gold.model_dump() if task.gold else None))
     return found
 
 

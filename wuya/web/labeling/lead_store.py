@@ -17,6 +17,7 @@ from wuya.feedback.database import reading, writing
 from wuya.feedback.progress import TaskOverview
 from wuya.feedback.projects import NewTask
 from wuya.feedback.prompt_filter import PersonalData
+from wuya.feedback.queue import NotThere
 from wuya.feedback.reading import Selection, prompts_by_id, raw_rankings
 from wuya.feedback.review import Decision
 from wuya.feedback.snapshot import Kind, Snapshot
@@ -24,7 +25,7 @@ from wuya.feedback.store import FeedbackStore
 from wuya.feedback.tables import Export, LabelProject, Qualification, User, now
 from wuya.records import Prompt
 from wuya.web.chat.markdown import render
-from wuya.web.labeling.store import Json, NotThere, shown_messages
+from wuya.web.labeling.store import Json, shown_messages
 
 PAGE = 50
 
@@ -166,6 +167,8 @@ class LeadStore:
         """Let a labeler go on, stop one, or send one to the quiz again."""
         with writing(self._database) as connection:
             row = projects.project_row(connection, project)
+            if connection.execute(select(User.id).where(User.id == user)).scalar() is None:
+                raise NotThere("there is no such person", found=user)
             gold.set_standing(connection, projects.as_project(row), user, state)
 
     # Exports

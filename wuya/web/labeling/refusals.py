@@ -6,9 +6,8 @@ from typing import TypeVar
 
 from wuya.errors import DataError
 from wuya.feedback.gold import NotQualified
-from wuya.feedback.queue import Closed, DraftConflict, LeaseLost
+from wuya.feedback.queue import Closed, DraftConflict, LeaseLost, NotThere
 from wuya.web.errors import ApiError
-from wuya.web.labeling.store import NotThere
 
 T = TypeVar("T")
 

@@ -6,10 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, select
 
-from wuya.errors import DataError
 from wuya.feedback import gold, progress, projects, queue, review, submission
 from wuya.feedback.database import reading, writing
-from wuya.feedback.queue import LabelingTask
+from wuya.feedback.queue import LabelingTask, NotThere
 from wuya.feedback.rows import messages_to_json
 from wuya.feedback.submission import Submission
 from wuya.feedback.tables import Assignment, LabelProject, LabelTask, now
@@ -17,10 +16,6 @@ from wuya.records import Message
 from wuya.web.chat.markdown import render
 
 Json = dict[str, Any]
-
-
-class NotThere(DataError):
-    """There is no such thing, or it is somebody else's."""
 
 
 class LabelerStore:
