@@ -6,10 +6,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from wuya.feedback.database import reading, writing
+from wuya.feedback.store import FeedbackStore
 from wuya.web import audit
 from wuya.web.accounts import flows, store
 from wuya.web.service import Service
-from wuya.web.tables import AuditRow
+from wuya.web.tables import AuditRow, ChatMessage, Conversation, Share
 
 PASSWORD = "ravens solve puzzles"
 
@@ -183,6 +184,36 @@ def test_sign_up_is_closed_unless_it_is_opened(client: TestClient, service: Serv
     client.patch("/api/admin/settings", json={"sign_up": "open"})
     assert other.post("/api/auth/join", json=body).status_code == 204
     assert other.get("/api/me").json()["role"] == "user"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_nothing_reaches_training_where_people_are_not_asked(client: TestClient, service: Service, asked: bool) -> None:
+    set_up(client, service, ask_data_use=asked)
+    assert client.get("/api/me").json()["data_use_offered"] is asked
+    me = client.get("/api/me").json()["id"]
+    with writing(service.database) as connection:
+        connection.execute(Conversation.__table__.insert().values(id="c", user_id=me, data_use=True))
+        for id, parent, role in (("q", None, "user"), ("a", "q", "assistant")):
+            row = {"id": id, "conversation_id": "c", "parent_id": parent, "role": role, "content": "some words"}
+            connection.execute(ChatMessage.__table__.insert().values(**row))
+    assert client.put("/api/messages/a/feedback", json={"value": 1}).status_code == 200
+    with FeedbackStore(service.database.url.render_as_string(hide_password=False)) as feedback:
+        assert len(list(feedback.feedback())) == asked
+
+
+def test_links_for_everybody_can_be_switched_off(client: TestClient, service: Service) -> None:
+    set_up(client, service)
+    me = client.get("/api/me").json()["id"]
+    with writing(service.database) as connection:
+        connection.execute(Conversation.__table__.insert().values(id="c", user_id=me))
+        frozen = {"title": "t", "messages": []}
+        row = {"id": "s", "conversation_id": "c", "leaf_id": "m", "snapshot": frozen, "visibility": "link"}
+        connection.execute(Share.__table__.insert().values(**row))
+    stranger = TestClient(client.app, base_url=str(client.base_url))
+    assert stranger.get("/api/shares/s").status_code == 200
+    client.patch("/api/admin/settings", json={"public_shares": False})
+    assert stranger.get("/api/shares/s").status_code == 401
+    assert client.get("/api/shares/s").status_code == 200
 
 
 def test_the_audit_log_shows_what_was_done_and_that_it_was_changed(client: TestClient, service: Service) -> None:

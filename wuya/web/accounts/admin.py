@@ -20,7 +20,7 @@ Admin = Annotated[Viewer, Depends(require("admin"))]
 RoleName = Literal["admin", "lead", "moderator", "labeler", "user"]
 SETTINGS: dict[str, tuple[type, Any]] = {
     "sign_up": (str, "closed"),
-    "ask_data_use": (bool, False),
+    "ask_data_use": (bool, True),
     "public_shares": (bool, True),
 }
 """Key, type and default of what an admin chooses for the whole service."""

@@ -121,8 +121,10 @@ def me(request: Request, viewer: Me) -> dict[str, Any]:
     service = service_of(request)
     with reading(service.database) as connection:
         row = store.user(connection, viewer.user_id)
+        offered = store.setting(connection, "ask_data_use", True)
     assert row is not None
-    return viewer.public() | {"email": row["email_ci"], "prefs": row["prefs"], "created_at": row["created_at"]}
+    more = {"email": row["email_ci"], "prefs": row["prefs"], "created_at": row["created_at"]}
+    return viewer.public() | more | {"data_use_offered": offered}
 
 
 @router.patch("/me")

@@ -17,16 +17,22 @@ from wuya.feedback.comparisons import comparisons_of_chat
 from wuya.records import Feedback, Message, Prompt
 from wuya.web.chat import views
 from wuya.web.chat.tree import Tree
-from wuya.web.tables import ChatComparison, ChatFeedback, ChatMessage, Conversation
+from wuya.web.tables import ChatComparison, ChatFeedback, ChatMessage, Conversation, ServiceSetting
 
 Rows = Mapping[str, RowMapping]
+
+
+def people_are_asked(connection: Connection) -> bool:
+    """Whether this server asks for consent at all; an admin may have said that it does not."""
+    chosen = connection.execute(select(ServiceSetting.value).where(ServiceSetting.key == "ask_data_use")).scalar()
+    return chosen is None or bool(chosen["value"])
 
 
 def publish(connection: Connection, conversation_id: str, *, secret: bytes) -> None:
     """Bring what training sees of a conversation up to date with its consent and its content."""
     query = select(Conversation.__table__).where(Conversation.id == conversation_id)
     conversation = connection.execute(query).mappings().one()
-    if not conversation["data_use"]:
+    if not (conversation["data_use"] and people_are_asked(connection)):
         withdraw(connection, conversation_id)
         return
     tree = views.tree_of(connection, conversation_id)

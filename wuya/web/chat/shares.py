@@ -9,6 +9,7 @@ from sqlalchemy import Connection, RowMapping, insert, or_, select, update
 
 from wuya.feedback.base import now
 from wuya.feedback.tables import User
+from wuya.web.accounts.store import setting
 from wuya.web.chat import messages, store, views
 from wuya.web.chat.schema import NewShare
 from wuya.web.errors import ApiError
@@ -73,7 +74,8 @@ def public(connection: Connection, id: str, *, signed_in: bool, count: bool = Fa
     row = connection.execute(query).mappings().first()
     if row is None or row["deleted_at"] is not None:
         raise ApiError(404, "not_found", "this share does not exist, has expired or was revoked")
-    if row["visibility"] == "signed_in" and not signed_in:
+    open_to_all = row["visibility"] == "link" and setting(connection, "public_shares", True)
+    if not (open_to_all or signed_in):
         raise ApiError(401, "not_signed_in", "sign in to read this share")
     if count:
         connection.execute(update(Share).where(Share.id == id).values(views=Share.views + 1))

@@ -86,7 +86,7 @@ async function remove() {
   }
 }
 
-fill(root, profile(), consent(), ...(boot.accounts ? [
+fill(root, profile(), me.data_use_offered ? consent() : null, ...(boot.accounts ? [
   password(),
   h("section", { class: "card" }, h("h2", {}, t("accounts.sessions")), list,
     h("div", {}, h("button", { type: "button", class: "button", onclick: async () => {
