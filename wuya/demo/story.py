@@ -141,6 +141,7 @@ def _closing(folder: Path, summary: dict[str, Any], gates: list[Gate]) -> str:
             table(rows, title="gates") if rows else "",
             f"{sum(seconds.values()) / 60:.1f} minutes; labelers are simulated; report: {folder / 'report.html'}",
             f"talk to it: {_this_program()} chat {folder / 'ppo_ptx'}",
+            f"or in a browser: {_this_program()} serve {folder / 'ppo_ptx'} {folder / 'sft'}",
         ]
     )
 
