@@ -60,6 +60,8 @@ class Api:
     service: Service
     engine: FakeEngine
     user_id: str = ""
+    loop: Any = None
+    """The server's."""
     clients: list[Any] = field(default_factory=list)
 
     def key(self, **settings: Any) -> str:
@@ -105,14 +107,20 @@ def serve(folder: Path, *, accounts: bool, engine: Any = None) -> Iterator[Api]:
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, lifespan="on"))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def run() -> None:
+        loops.append(asyncio.get_running_loop())
+        await server.serve(sockets=[listener])
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.01)
     if not server.started:
         listener.close()
         pytest.fail("the server did not start")
-    api = Api(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.service, engine)
+    api = Api(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.service, engine, loop=loops[0])
     if accounts:
         api.user_id = uuid7()
         with writing(api.service.database) as connection:

@@ -1,5 +1,6 @@
 """Every row of the error table: the client's exception, its code, how often the client tried, and the shape."""
 
+import asyncio
 import http.client
 from collections.abc import Callable
 from datetime import timedelta
@@ -310,3 +311,21 @@ def test_a_client_that_reads_no_more_loses_its_stream(api: Api, monkeypatch: pyt
         connection.close()
         api.engine.context_length = 4096
         api.engine._models["fake"] = api.engine._model("fake", "")
+
+
+def test_streams_end_cleanly_when_the_server_stops(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wuya.web.api.desk.GRACE_SECONDS", 0.2)
+    api.engine.tokens_per_second, api.engine.num_words = 20, 1000
+    stream = iter(chat(api, stream=True))
+    next(stream)
+    asyncio.run_coroutine_threadsafe(api.service.begin_shutdown(), api.loop).result(10)
+    try:
+        with pytest.raises(openai.APIError) as caught:
+            list(stream)
+        assert caught.value.code == "overloaded"
+        with pytest.raises(openai.InternalServerError) as refused:
+            chat(api)
+        assert refused.value.status_code == 503
+    finally:
+        api.service.closing = False
+    api.wait(lambda: api.engine.slots_used == 0)

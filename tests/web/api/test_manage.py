@@ -14,7 +14,8 @@ from wuya.feedback.database import reading, writing
 from wuya.feedback.tables import User, now, uuid7
 from wuya.web.accounts.store import start_session
 from wuya.web.api import store
-from wuya.web.api.key_text import looks_like_ours, new_key, redacted, sha256_of
+from wuya.web.api.key_text import looks_like_ours, new_key, sha256_of
+from wuya.web.operations.logs import redact
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.tables import ApiKey, AuditRow
 
@@ -186,8 +187,6 @@ def test_metrics_name_models_and_no_keys(keyed: Api) -> None:
     assert key[:11] not in text
 
 
-def test_keys_are_cut_in_texts() -> None:
-    key, prefix = new_key()
-    assert redacted(f"Authorization: Bearer {key}, again {key}.").count(key[15:]) == 0
-    assert f"sk-{prefix[:4]}..." in redacted(f"x {key}")
-    assert redacted("task-force sk-1") == "task-force sk-1"
+def test_the_logs_filter_cuts_our_keys() -> None:
+    key, _ = new_key()
+    assert key[15:] not in redact(f"Authorization: Bearer {key}, again {key}.")

@@ -95,6 +95,9 @@ async def _accept(plan: Plan, stack: AsyncExitStack) -> tuple[Jobs, dict[str, st
     desk = plan.service.get(Desk)
     ticket = await desk.admit(plan.caller, plan.head.model, prompt_tokens=sum(map(len, plan.prompts)), max_tokens=most)
     stack.callback(ticket.close)
+    names = {request.job for request in plan.requests()}
+    desk.live |= names
+    stack.callback(desk.live.difference_update, names)
     jobs = await stack.enter_async_context(open_jobs(plan.service.engine, plan.requests(), metrics_of(plan.service)))
     ticket.usage = jobs.usage
     return jobs, dict(ticket.headers)

@@ -25,6 +25,8 @@ from wuya.web.api.store import KeyRecord
 from wuya.web.operations.metrics import Metrics, metrics_of
 from wuya.web.service import Service, service_of
 
+GRACE_SECONDS = 3.0
+"""How long answers may go on once the server was told to stop; uvicorn cuts connections after five."""
 BEARER = HTTPBearer(auto_error=False, description="An API key. Not needed where the server runs without accounts.")
 """For the OpenAPI document; the work is done by `caller_with`."""
 
@@ -100,6 +102,8 @@ class Desk:
     service: Service
     single_user_id: str = ""
     limiter: RateLimiter = field(default_factory=RateLimiter)
+    live: set[str] = field(default_factory=set)
+    """The engine's jobs of requests that are open."""
     _reserved: dict[str, int] = field(default_factory=dict)
     _writes: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -113,6 +117,8 @@ class Desk:
         Args:
             max_tokens: most tokens it may write, over all choices.
         """
+        if self.service.closing:
+            raise refusals.overloaded("the server is about to stop")
         key, most = caller.key, prompt_tokens + max_tokens
         if key is None:
             return Ticket(self, caller, model, 0, {})
@@ -174,6 +180,20 @@ class Desk:
             self._reserved[key.id] -= ticket.reserved
             if not self._reserved[key.id]:
                 del self._reserved[key.id]
+
+    async def say_goodbye(self) -> None:
+        """The server stops: answers have a moment to end by themselves, then they end with an error that says so."""
+        task = asyncio.create_task(self._end_jobs())
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+    async def _end_jobs(self) -> None:
+        for _ in range(int(GRACE_SECONDS / 0.1)):
+            if not self.live:
+                return
+            await asyncio.sleep(0.1)
+        for job in list(self.live):
+            await self.service.engine.cancel(job)
 
     async def settle(self) -> None:
         """Wait until everything is written (at the end of the service, and in tests)."""

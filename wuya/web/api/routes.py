@@ -40,6 +40,7 @@ async def lifespan(service: Service) -> AsyncIterator[None]:
         with writing(service.database) as connection:
             desk.single_user_id = ensure_single_user(connection, ME)
     service.put(desk)
+    service.on_shutdown.append(desk.say_goodbye)
     yield
     await desk.settle()
 
