@@ -1,6 +1,7 @@
 """Labelers side by side: matrix, skill, drift; on populations in which it is known who is who."""
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import krippendorff
@@ -105,6 +106,13 @@ def test_a_labeler_who_stops_caring_is_seen_to_fall_and_the_others_are_not() -> 
     assert not [row.labeler for row in drifts(careful) if row.fell]
     by_week = [row for row in weekly_agreement(changed) if row.labeler == "dee"]
     assert by_week[0].week == "2026-W02" and by_week[0].with_others.mean > by_week[-1].with_others.mean + 0.1
+
+
+def test_votes_of_one_moment_have_no_before_and_are_never_sorted_by_what_they_say() -> None:
+    rankings = population(HONEST, prompts=200)
+    assert drifts([replace(ranking, created_at="2026-01-05T00:00:00+00:00") for ranking in rankings]) == []
+    days = [replace(r, created_at=r.created_at[:8] + ("05" if int(r.prompt.id[1:]) < 100 else "06")) for r in rankings]
+    assert not [row.labeler for row in drifts(days) if row.fell]
 
 
 def test_votes_without_a_time_have_no_week() -> None:

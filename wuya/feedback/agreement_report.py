@@ -87,6 +87,7 @@ class AgreementReport:
     matrix_labelers: tuple[str, ...]
     weeks: tuple[WeekAgreement, ...]
     drifts: tuple[Drift, ...]
+    """Suspects left out, on both sides: whoever was asked beside a spammer lately has not changed."""
     models: Ratings
     """Bradley-Terry, a tie half a win each."""
     models_with_ties: Ratings
@@ -109,6 +110,9 @@ def agreement_report(raw: Iterable[RawRanking], *, num_samples: int = 500, seed:
     votes = PairVotes.of(rankings)
     pairwise = pairwise_agreement(rankings, num_samples=num_samples, seed=seed)
     battles = model_battles(rankings)
+    labelers = _labelers(everything, votes, num_samples=num_samples, seed=seed)
+    suspects = {row.labeler for row in labelers if row.suspect}
+    trusted = [ranking for ranking in rankings if ranking.labeler not in suspects]
     few = min(num_samples, 200)
     return AgreementReport(
         num_rankings=len(rankings),
@@ -117,11 +121,11 @@ def agreement_report(raw: Iterable[RawRanking], *, num_samples: int = 500, seed:
         ceiling=agreement_ceiling(pairwise.mean) if pairwise.mean >= 0.5 else math.nan,
         kendall=mean_kendall_tau(rankings, num_samples=num_samples, seed=seed),
         alpha=krippendorff_alpha(votes.ratings_LN()) if rankings else math.nan,
-        labelers=tuple(_labelers(everything, votes, num_samples=num_samples, seed=seed)),
+        labelers=tuple(labelers),
         matrix=tuple(tuple(row) for row in agreement_matrix(votes)[0].tolist()),
         matrix_labelers=votes.labelers,
         weeks=tuple(weekly_agreement(rankings, seed=seed)),
-        drifts=tuple(drifts(rankings, num_samples=num_samples, seed=seed)),
+        drifts=tuple(drifts(trusted, num_samples=num_samples, seed=seed)),
         models=rate(battles, num_samples=few, seed=seed),
         models_with_ties=rate(battles, davidson=True, num_samples=few, seed=seed),
         elo=elo_ratings(battles, seed=seed),

@@ -77,7 +77,10 @@ def drifts(
     """Each labeler's last quarter of prompts (by time) against those before, the steepest fall first."""
     found = []
     for labeler, history in _histories(rankings).items():
-        counts_U2 = np.array([(agree, both) for _, agree, both in sorted(history) if both > 0])
+        in_time = sorted(history, key=lambda row: row[0])  # by time alone: votes of one moment keep their order
+        if in_time[0][0] == in_time[-1][0]:
+            continue  # all written at once, an import: there is no before
+        counts_U2 = np.array([(agree, both) for _, agree, both in in_time if both > 0])
         cut = round(len(counts_U2) * (1 - last_share))
         if min(cut, len(counts_U2) - cut) < MIN_PROMPTS:
             continue
