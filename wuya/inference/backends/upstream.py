@@ -9,8 +9,6 @@ estimates. What such an API has no place for (scores of a given text, loading mo
 """
 
 import asyncio
-import itertools
-import json
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -18,23 +16,17 @@ from typing import Any
 
 import httpx
 
-from wuya.errors import DataError
+from wuya.inference.backends.openai_answer import Answer, refusal
 from wuya.inference.backends.protocol import (
-    ContextTooLong,
-    Delta,
-    Done,
     EngineInfo,
     EngineLost,
     Event,
     Failed,
     Finished,
-    FinishReason,
     GenerationRequest,
     ModelInfo,
     Overloaded,
-    Started,
     TokenLogprob,
-    TopToken,
     UnknownModel,
     Unsupported,
 )
@@ -164,7 +156,7 @@ class UpstreamEngine:
         taken = False
         try:
             if not (taken := await self._take_slot(stop)):
-                answer = _Answer(request)
+                answer = Answer(request)
                 for event in (answer.started(), *answer.end("cancelled")):
                     yield event
                 return
@@ -198,7 +190,7 @@ class UpstreamEngine:
     async def _stream(self, request: GenerationRequest, stop: asyncio.Event) -> AsyncGenerator[Event, None]:
         path, body = self._body(request)
         assert self._client is not None
-        answer = _Answer(request)
+        answer = Answer(request)
         lines: asyncio.Queue[str | Exception | None] = asyncio.Queue()
         reading = asyncio.create_task(self._read(path, body, lines))
         stopping = asyncio.create_task(stop.wait())
@@ -235,7 +227,7 @@ class UpstreamEngine:
             async with self._client.stream("POST", path, json=body) as response:
                 if response.status_code != 200:
                     await response.aread()
-                    lines.put_nowait(_refusal(response, body["model"]))
+                    lines.put_nowait(refusal(response, body["model"]))
                     return
                 lines.put_nowait("{}")  # it was accepted
                 async for line in response.aiter_lines():
@@ -282,7 +274,7 @@ class UpstreamEngine:
             "/embeddings", json={"model": model, "input": texts, "encoding_format": "float"}
         )
         if answer.status_code != 200:
-            raise _refusal(answer, model)
+            raise refusal(answer, model)
         return [list(item["embedding"]) for item in sorted(answer.json()["data"], key=lambda item: item["index"])]
 
     async def score(self, model: str, ids: Sequence[int], top: int) -> list[TokenLogprob]:
@@ -313,92 +305,3 @@ class UpstreamEngine:
             has_tools=True,
             created=int(item.get("created") or 0),
         )
-
-
-class _Answer:
-    """Chunks of OpenAI's stream to our events."""
-
-    def __init__(self, request: GenerationRequest) -> None:
-        self.request = request
-        self.counts = [0] * request.params.n
-        self.live = set(range(request.params.n))
-        self.prompt_tokens = len(request.prompt_ids)
-        self.completion_tokens: int | None = None
-
-    def started(self) -> Event:
-        return Started(self.request.job, self.prompt_tokens)
-
-    def take(self, line: str) -> list[Event]:
-        chunk = json.loads(line)
-        if error := chunk.get("error"):
-            told = error if isinstance(error, dict) else {"message": str(error)}
-            return [Failed(self.request.job, str(told.get("code") or "engine_lost"), str(told.get("message", "")))]
-        if usage := chunk.get("usage"):
-            self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
-            self.completion_tokens = usage.get("completion_tokens", self.completion_tokens)
-        events: list[Event] = []
-        for choice in chunk.get("choices") or ():
-            events += self._choice(choice)
-        return events
-
-    def _choice(self, choice: Mapping[str, Any]) -> list[Event]:
-        index, delta = int(choice.get("index", 0)), choice.get("delta") or {}
-        text = choice.get("text") or delta.get("content") or ""
-        if calls := delta.get("tool_calls"):
-            text += "".join(f"<tool_call>{json.dumps(call['function'])}</tool_call>" for call in calls)
-        logprobs = _logprobs(choice.get("logprobs"))
-        events: list[Event] = []
-        if text or logprobs:
-            self.counts[index] += max(1, len(logprobs))
-            events.append(Delta(self.request.job, index, text, tuple(p.token_id for p in logprobs), logprobs))
-        if (reason := choice.get("finish_reason")) and index in self.live:
-            self.live.discard(index)
-            ended: FinishReason = "length" if reason == "length" else "stop"
-            events.append(Done(self.request.job, index, ended, self.counts[index]))
-        return events
-
-    def end(self, reason: FinishReason) -> list[Event]:
-        done = [Done(self.request.job, index, reason, self.counts[index]) for index in sorted(self.live)]
-        total = sum(self.counts) if self.completion_tokens is None else self.completion_tokens
-        return [*done, Finished(self.request.job, self.prompt_tokens, total)]
-
-
-def _logprobs(told: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...]:
-    """Both of OpenAI's forms: `content` of chats, lists of completions. Such APIs tell no ids: -1."""
-    if not told:
-        return ()
-    if content := told.get("content"):
-        return tuple(
-            TokenLogprob(item["token"], _bytes(item), -1, item["logprob"],
-                         tuple(TopToken(-1, top["token"], _bytes(top), top["logprob"]) for top in item["top_logprobs"]))
-            for item in content
-        )  # fmt: skip
-    tops = told.get("top_logprobs") or itertools.repeat({})
-    return tuple(
-        TokenLogprob(token, token.encode(), -1, logprob or 0.0,
-                     tuple(TopToken(-1, text, text.encode(), value) for text, value in (top or {}).items()))
-        for token, logprob, top in zip(told.get("tokens") or (), told.get("token_logprobs") or (), tops, strict=False)
-    )  # fmt: skip
-
-
-def _bytes(item: Mapping[str, Any]) -> bytes:
-    data = item.get("bytes")
-    return bytes(data) if data is not None else str(item["token"]).encode()
-
-
-def _refusal(response: httpx.Response, model: str) -> Exception:
-    """The server's error as one of ours."""
-    try:
-        told = response.json()["error"]
-        message, code = str(told.get("message", "")), str(told.get("code", ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message, code = response.text[:300], ""
-    if response.status_code in (429, 503):
-        return Overloaded(found=message, retry_after=float(response.headers.get("retry-after", 1) or 1))
-    if code == "context_length_exceeded" or "context" in message.lower():
-        return ContextTooLong(prompt_tokens=0, max_tokens=0, context_length=0)
-    if response.status_code == 404:
-        return UnknownModel(model)
-    if response.status_code >= 500:
-        return EngineLost("the upstream server failed", found=message)
-    return DataError("the upstream server refuses this request", found=message)
