@@ -18,6 +18,8 @@ from wuya.records import Ranking
 
 MIN_PROMPTS = 20
 """Nobody is judged on fewer prompts on either side."""
+MIN_FALL = 0.05
+"""Share of pairs; with many prompts an interval alone finds falls that matter to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,8 @@ class Drift:
 
     @property
     def fell(self) -> bool:
-        """The change is surely downwards."""
-        return self.high < 0
+        """The change is surely downwards, and large enough to matter."""
+        return self.high < 0 and self.before - self.after >= MIN_FALL
 
 
 def iso_week(moment: str) -> str:
