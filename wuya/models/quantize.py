@@ -22,6 +22,7 @@ from wuya.models.gpt import GPT
 
 FINE = frozenset({"down", "out", "qkv", "gate_up", "up", "head"})
 """Matrices whose inputs need more than 7 bits."""
+MOST_KEPT_ROWS = 32
 GROUP = 32
 """Columns of an int4 matrix that share scale and zero point."""
 
@@ -38,6 +39,7 @@ class Int8Linear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight_OI.shape
         self.fine = fine
+        self._kept: Tensor | None = None
         scale_O = (weight_OI.float().abs().amax(dim=1) / 127).clamp_min(1e-12)
         padded_OI = F.pad(weight_OI.float(), (0, 2))  # zeros that meet the two constants below
         with warnings.catch_warnings():  # torch means to replace its quantised tensors; nothing it has is as fast
@@ -51,18 +53,15 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x_BI = x.reshape(-1, self.in_features)
         rows = x_BI.shape[0]
-        size_B1 = x_BI.abs().amax(dim=1, keepdim=True).clamp_min_(1e-12)
-        grid = x_BI.new_empty(2 * rows if self.fine else rows, self.in_features + 2)
-        # the kernel's grid follows the smallest and largest input: with these two it is k/63, k = -64 .. 63, always,
-        # so a token's result does not depend on what else is in its batch
-        grid[:, -2], grid[:, -1] = 1.0, -64 / 63
-        unit_BI = x_BI / size_B1
+        size_B1 = torch.linalg.vector_norm(x_BI, ord=torch.inf, dim=1, keepdim=True).clamp_min_(1e-12)
+        grid = self._inputs(rows)
+        steps_BI = x_BI * (63 / size_B1)
         if self.fine:
-            coarse_BI = (unit_BI * 63).round_().div_(63)
-            torch.sub(unit_BI, coarse_BI, out=grid[rows:, :-2]).mul_(126)
-            grid[:rows, :-2] = coarse_BI
+            coarse_BI = steps_BI.round()
+            torch.mul(coarse_BI, 1 / 63, out=grid[:rows, :-2])
+            torch.sub(steps_BI, coarse_BI, out=grid[rows:, :-2]).mul_(2)
         else:
-            grid[:, :-2] = unit_BI
+            torch.mul(steps_BI, 1 / 63, out=grid[:, :-2])
         y_BO: Tensor = torch.ops.quantized.linear_dynamic(grid, self.packed, True)
         if self.fine:
             y_BO = torch.add(y_BO[:rows], y_BO[rows:], alpha=1 / 126)
@@ -70,6 +69,21 @@ class Int8Linear(nn.Module):
         if self.bias is not None:
             y_BO.add_(self.bias)
         return y_BO.view(*x.shape[:-1], self.out_features)
+
+    def _inputs(self, rows: int) -> Tensor:
+        """Rows whose last two columns hold the constants; those of a decode step are kept for the next one.
+
+        The kernel's grid follows the smallest and largest input: with these two it is k/63, k = -64 .. 63, always, so a
+        token's result does not depend on what else is in its batch.
+        """
+        rows = 2 * rows if self.fine else rows
+        if self._kept is not None and self._kept.shape[0] == rows:
+            return self._kept
+        with torch.inference_mode(False):
+            grid = torch.empty(rows, self.in_features + 2)
+            grid[:, -2], grid[:, -1] = 1.0, -64 / 63
+        self._kept = grid if rows <= MOST_KEPT_ROWS else None
+        return grid
 
 
 class Int4Linear(nn.Module):
