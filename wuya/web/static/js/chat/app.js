@@ -78,6 +78,7 @@ export class App {
     this.dropped.clear();
     this.openPair = null;
     this.view.clear();
+    this.follower.jump();
     this.wanted = id;
     this.loading = Boolean(id);
     if (push) history.pushState({}, "", url(id ? `/chat/${id}` : "/chat"));
