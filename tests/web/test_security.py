@@ -79,6 +79,17 @@ def test_every_answer_carries_the_headers(client: TestClient) -> None:
         assert "server" not in headers
 
 
+def test_a_bug_is_an_answer_too(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("what a person wrote")
+
+    monkeypatch.setattr("wuya.web.accounts.auth.store.user", broken)
+    answer = client.get("/api/me")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.headers["x-request-id"] in answer.json()["detail"] and "wrote" not in answer.text
+    assert "content-security-policy" in answer.headers
+
+
 def test_large_bodies_are_refused_before_they_are_read(client: TestClient) -> None:
     large = json.dumps({"name": "x" * (10 << 20)})
     for path in ("/api/me", "/v1/chat/completions"):

@@ -125,6 +125,14 @@ def as_api_error(error: WuyaError) -> ApiError:
     return ApiError(400, "invalid_data" if isinstance(error, DataError) else "invalid_request", text)
 
 
+def bug(request: Request, error: Exception) -> ApiError:
+    """Log a bug of ours, and say no more than where to find it."""
+    request_id = request.scope.get("request_id", "")
+    log.error("a bug", exc_info=error, extra={"request_id": request_id})
+    message = f"something went wrong in wuya; the log has it under request id {request_id}"
+    return ApiError(500, "internal_error", message)
+
+
 def is_v1(path: str) -> bool:
     """Whether OpenAI's clients talk to this path."""
     return path == "/v1" or path.startswith("/v1/")
@@ -164,14 +172,7 @@ def add_error_handlers(app: FastAPI) -> None:
         status, code = (400, "invalid_value") if is_v1(local_path(request)) else (422, "invalid_value")
         return error_response(request, ApiError(status, code, message, param=param))
 
-    async def bug(request: Request, error: Exception) -> Response:
-        request_id = request.scope.get("request_id", "")
-        log.error("a bug", exc_info=error, extra={"request_id": request_id})
-        message = f"something went wrong in wuya; the log has it under request id {request_id}"
-        return error_response(request, ApiError(500, "internal_error", message))
-
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(WuyaError, ours)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(Exception, bug)

@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wuya.web.errors import ApiError, error_response, is_v1, local_path
+from wuya.web.errors import ApiError, bug, error_response, is_v1, local_path
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service
 from wuya.web.settings import Settings
@@ -84,6 +84,7 @@ class _Seen:
     """What became of a request; 499: the client left before the answer."""
 
     status: int = 499
+    started: bool = False
     since: float = field(default_factory=time.monotonic)
 
 
@@ -116,6 +117,10 @@ class Shield:
                 await error_response(request, refusal)(scope, receive, sender)
             else:
                 await self.app(scope, self._limited(request, receive), sender)
+        except Exception as error:  # a bug: the answer has our headers too
+            if seen.started:
+                raise
+            await error_response(request, bug(request, error))(scope, receive, sender)
         finally:
             self._note(scope, request, seen)
 
@@ -177,7 +182,7 @@ class Shield:
 
         async def sender(message: Message) -> None:
             if message["type"] == "http.response.start":
-                seen.status = int(message["status"])
+                seen.status, seen.started = int(message["status"]), True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
