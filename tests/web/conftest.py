@@ -145,8 +145,9 @@ def chromium() -> str | None:
     return os.environ.get("WUYA_CHROMIUM") or shutil.which("chromium")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Chromium for one file of tests: Playwright's event loop runs as long as it does, and `asyncio.run` refuses then."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = chromium()
     if path is None:

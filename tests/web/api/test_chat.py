@@ -213,7 +213,7 @@ def test_leaving_a_stream_frees_its_slots(api: Api) -> None:
     api.engine.tokens_per_second, api.engine.num_words = 50, 4000
     stream = api.client().chat.completions.create(model="fake", messages=HELLO, n=2, stream=True, max_tokens=4000)
     next(iter(stream))
-    assert api.engine.slots_used == 2
+    api.wait(lambda: api.engine.slots_used == 2)
     stream.close()
     assert api.wait(lambda: api.engine.slots_used == 0) < 0.5
     assert len(api.engine.cancelled) == 1
