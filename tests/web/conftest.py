@@ -147,7 +147,7 @@ def chromium() -> str | None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium for one file of tests: Playwright's event loop runs as long as it does, and `asyncio.run` refuses then."""
+    """Chromium for one file of tests: while Playwright's event loop runs, `asyncio.run` refuses."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = chromium()
     if path is None:
