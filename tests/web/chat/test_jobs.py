@@ -22,8 +22,8 @@ from wuya.web.chat import ledger, messages, store
 from wuya.web.chat.job import Job, ServerEvent
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.chat.journal import Journal, apply_pieces, left_behind
-from wuya.web.chat.markdown import render
 from wuya.web.errors import ApiError
+from wuya.web.markdown.nodes import render
 from wuya.web.tables import ChatMessage, Generation
 
 TEXT = (

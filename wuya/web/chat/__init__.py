@@ -1,1 +1,1 @@
-"""Chat: conversations as trees, generations as jobs, Markdown as node trees, search, shares, import and export."""
+"""Chat: conversations as trees, generations as jobs, search, shares, import and export."""

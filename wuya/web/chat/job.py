@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from wuya.inference.backends.protocol import GenerationRequest
-from wuya.web.chat.markdown_stream import MarkdownStream
+from wuya.web.markdown.stream import MarkdownStream
 
 RING = 1000
 """Events kept to be sent again; who missed more gets a snapshot."""

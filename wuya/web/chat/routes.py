@@ -16,8 +16,8 @@ from wuya.web.api.store import add_usage
 from wuya.web.chat import conversation_routes, ledger, message_routes, share_routes, store
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.chat.journal import Journal, left_behind
-from wuya.web.chat.markdown import render
 from wuya.web.chat.meter import Meter
+from wuya.web.markdown.nodes import render
 from wuya.web.moderation.moderator import moderator_of
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service

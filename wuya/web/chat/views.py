@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, or_, select
 
-from wuya.web.chat.markdown import Node, render
 from wuya.web.chat.tree import Tree
+from wuya.web.markdown.nodes import Node, render
 from wuya.web.tables import ChatComparison, ChatFeedback, ChatMessage, Conversation, Generation
 
 Json = dict[str, Any]

@@ -24,8 +24,8 @@ from wuya.feedback.snapshot import Kind, Snapshot
 from wuya.feedback.store import FeedbackStore
 from wuya.feedback.tables import Export, LabelProject, Qualification, User, now
 from wuya.records import Prompt
-from wuya.web.chat.markdown import render
 from wuya.web.labeling.store import Json, shown_messages
+from wuya.web.markdown.nodes import render
 
 PAGE = 50
 

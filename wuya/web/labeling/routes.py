@@ -10,11 +10,11 @@ from starlette.responses import Response
 from wuya.errors import WuyaError
 from wuya.feedback.submission import Submission
 from wuya.web.accounts.auth import Viewer, require
-from wuya.web.chat.markdown import render as render_markdown
 from wuya.web.labeling import lead
 from wuya.web.labeling.bodies import BeginBody, DraftBody, NextBody, PreviewBody, SkipBody, SubmitBody
 from wuya.web.labeling.refusals import done
 from wuya.web.labeling.store import LabelerStore
+from wuya.web.markdown.nodes import render as render_markdown
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.pages import render
 from wuya.web.service import Service, service_of

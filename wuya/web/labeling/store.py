@@ -13,7 +13,7 @@ from wuya.feedback.rows import messages_to_json
 from wuya.feedback.submission import Submission
 from wuya.feedback.tables import Assignment, LabelProject, LabelTask, now
 from wuya.records import Message
-from wuya.web.chat.markdown import render
+from wuya.web.markdown.nodes import render
 
 Json = dict[str, Any]
 

@@ -1,5 +1,5 @@
 /**
- * Draws the server's node tree of Markdown (wuya/web/chat/markdown.py) element by element.
+ * Draws the server's node tree of Markdown (wuya/web/markdown/nodes.py) element by element.
  *
  * Nothing here parses HTML. A node whose type, tag or attribute is not listed below is drawn as nothing, so a model
  * can write whatever it likes. The server's tree is checked again on this side: two locks, two keys.

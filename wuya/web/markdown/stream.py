@@ -10,7 +10,7 @@ no reference links or raw HTML, and maths never spans a blank line. A property t
 
 from dataclasses import dataclass, field
 
-from wuya.web.chat.markdown import Node, blocks_with_lines
+from wuya.web.markdown.nodes import Node, blocks_with_lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from wuya.web.chat.highlight import code_tokens, language
-from wuya.web.chat.math_rules import math_plugin
-from wuya.web.chat.mathml import math_node
+from wuya.web.markdown.highlight import code_tokens, language
+from wuya.web.markdown.math_rules import math_plugin
+from wuya.web.markdown.mathml import math_node
 
 Node = dict[str, Any]
 Child = str | Node

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wuya.web.chat.markdown import render, safe_link
-from wuya.web.chat.markdown_stream import MarkdownStream
-from wuya.web.chat.mathml import ATTRIBUTES, TAGS, math_node
+from wuya.web.markdown.mathml import ATTRIBUTES, TAGS, math_node
+from wuya.web.markdown.nodes import render, safe_link
+from wuya.web.markdown.stream import MarkdownStream
 
 BLOCKS = {
     "paragraph": {"children"},

@@ -1,0 +1,1 @@
+"""Text as a tree of nodes from a closed list, which pages draw without HTML strings."""
