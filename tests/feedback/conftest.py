@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, Engine
 
+from wuya.feedback.database import open_engine, writing
 from wuya.feedback.store import FeedbackStore
 
 
@@ -22,3 +24,17 @@ def store(tmp_path: Path, blank: Path) -> Iterator[FeedbackStore]:
     shutil.copy(blank, tmp_path / "wuya.db")
     with FeedbackStore(tmp_path / "wuya.db") as store:
         yield store
+
+
+@pytest.fixture
+def engine(tmp_path: Path, blank: Path) -> Iterator[Engine]:
+    shutil.copy(blank, tmp_path / "wuya.db")
+    engine = open_engine(tmp_path / "wuya.db")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    with writing(engine) as connection:
+        yield connection

@@ -57,18 +57,19 @@ class FeedbackStore:
 
     def __init__(self, url: str | Path) -> None:
         """Open `url` (sqlite:///file, postgresql+psycopg://...) or the SQLite file at a path; make it if it is new."""
-        self._engine = open_engine(url)
+        self._engine, self._is_owner = open_engine(url), True
 
     @classmethod
     def on(cls, engine: Engine) -> Self:
         """A store on an engine that its owner opened, migrated and will close."""
         store = cls.__new__(cls)
-        store._engine = engine
+        store._engine, store._is_owner = engine, False
         return store
 
     def close(self) -> None:
-        """Give back the connections."""
-        self._engine.dispose()
+        """Give back the connections; a borrowed engine stays as it is."""
+        if self._is_owner:
+            self._engine.dispose()
 
     def __enter__(self) -> Self:
         return self
