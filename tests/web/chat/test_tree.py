@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -250,6 +251,20 @@ def test_the_meter_counts_the_whole_prompt_and_says_what_drops(chat: Chat) -> No
     chat.ask("more " * 500, parent)
     request = chat.client.app.state.service.engine.requests[-1]  # type: ignore[attr-defined]
     assert len(request.prompt_ids) + request.params.max_tokens <= 4096
+
+
+def test_the_meter_of_a_full_chat_never_asks_below_an_answer(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = chat.client.app.state.service.engine  # type: ignore[attr-defined]
+    encode = engine.encode_chat
+
+    async def strict(model: str, turns: list[dict[str, str]], **options: Any) -> list[int]:
+        assert turns[-1]["role"] == "user" and turns[0]["role"] != "assistant", "what chat templates refuse"
+        return list(await encode(model, turns, **options))
+
+    chat.ask("word " * 3900)
+    monkeypatch.setattr(engine, "encode_chat", strict)
+    counted = ok(chat.client.post("/api/tokenize", json={"conversation_id": chat.id}))
+    assert counted["truncated"] and counted["dropped"]
 
 
 def test_no_path_is_longer_than_five_hundred(chat: Chat, monkeypatch: object) -> None:

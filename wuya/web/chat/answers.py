@@ -204,7 +204,7 @@ async def count_tokens(service: Service, user_id: str, body: Any) -> dict[str, A
     conversation, path = await asyncio.to_thread(load)
     model = body.model or conversation["model_alias"] or default_model(service)
     texts = _with_system(conversation["system_prompt"], path)
-    if body.text.strip() or not path:
+    if body.text.strip() or not path or path[-1]["role"] != "user":  # what is asked next ends with a question
         texts.append({"id": "", "role": "user", "content": body.text})
     wanted = params_of(conversation["params"], Params()).max_tokens
     ids = await service.engine.encode_chat(model, [_turn(text) for text in texts])
