@@ -16,6 +16,19 @@ def engine() -> FakeEngine:
     return FakeEngine(models=("alpha", "beta"), tokens_per_second=200, script=lambda r, _: script(r.params.seed))
 
 
+SLOW_VOTES = """() => {
+  const real = window.fetch;
+  window.answered = 0;
+  window.fetch = async (...request) => {
+    const reply = await real(...request);
+    if (!String(request[0]).includes("/api/comparisons")) return reply;
+    await new Promise((done) => setTimeout(done, 400));
+    window.answered += 1;
+    return reply;
+  };
+}"""
+
+
 @pytest.fixture
 def phone(browser: Any, live_server: Any) -> Iterator[Chat]:
     small = {"width": 360, "height": 740}
@@ -50,10 +63,11 @@ def test_a_blind_comparison_is_voted_on_by_key_and_goes_on_with_the_winner(chat:
     page.wait_for_selector(".verdict")
     assert {"alpha", "beta"} == {name for name in ("alpha", "beta") if name in page.locator(".pair").inner_text()}
     winner = page.locator(".pair [data-side=right] .md").text_content()
+    page.evaluate(SLOW_VOTES)  # what follows is clicked before the server has answered
     page.click(".segment >> nth=1")
     page.click(".votes [data-reason=clear]")
     page.click("[data-act=continue-winner]")
-    chat.until("document.querySelectorAll('.pair').length === 0")
+    chat.until("window.answered === 2 && document.querySelectorAll('.pair').length === 0")
     assert chat.messages("assistant") == [winner]
     assert page.evaluate("document.activeElement.id") == "message"
     [comparison] = chat.api("GET", f"/api/conversations/{chat.id}")["comparisons"]

@@ -30,6 +30,8 @@ export class App {
     this.dropped = new Set();
     /** @type {string | null} the comparison that was voted on last and is still shown as a pair */
     this.openPair = null;
+    /** @type {Promise<any>} the votes on their way to the server */
+    this.voting = Promise.resolve();
     /** What a chat that does not exist yet will start with. */
     this.fresh = this.#blank();
     this.follower = new Follower(parts.scroller, (away) => {
@@ -276,15 +278,26 @@ export class App {
     this.view.refresh(id);
   }
 
+  /**
+   * Votes go out one after another, so that the last one given is the one that stands.
+   * @param {string} id @param {any} body
+   */
+  vote(id, body) {
+    this.voting = this.voting.then(() => this.#vote(id, body));
+    return this.voting;
+  }
+
   /** @param {string} id @param {any} body */
-  async vote(id, body) {
+  async #vote(id, body) {
+    const { thread } = this;
     try {
       const comparison = await api.post("/api/comparisons", { comparison_id: id, ...body });
+      thread.comparisons.set(id, comparison);
+      for (const side of ["left", "right"]) if (comparison.models) thread.get(comparison[side]).model = comparison.models[side];
+      if (thread !== this.thread || ![comparison.left, comparison.right].includes(thread.leaf)) return true; // they went on meanwhile
       this.openPair = id;
-      this.thread.comparisons.set(id, comparison);
-      for (const side of ["left", "right"]) if (comparison.models) this.thread.get(comparison[side]).model = comparison.models[side];
       const winner = comparison.outcome === "right" ? comparison.right : comparison.left;
-      this.thread.branch(this.thread.get(winner).parent_id, [winner]);
+      thread.branch(thread.get(winner).parent_id, [winner]);
       this.draw();
       return true;
     } catch (problem) {
@@ -295,8 +308,11 @@ export class App {
 
   /** Go on with one answer of a comparison; the other stays as its sibling. @param {string} id */
   async closePair(id) {
+    const { thread } = this;
+    await this.voting; // the answer to a vote on its way would show the pair again
+    if (thread !== this.thread) return;
     this.openPair = null;
-    if (this.thread.leaf !== id) await this.select(id);
+    if (thread.leaf !== id) await this.select(id);
     else this.draw();
     this.composer.focus();
   }
