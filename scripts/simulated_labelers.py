@@ -80,7 +80,7 @@ def project_named(client: httpx2.Client, name: str) -> str:
     raise ConfigError(f"there is no open project {name!r}", found=", ".join(p["name"] for p in projects) or "none")
 
 
-def _enter(url: str, admin: httpx2.Client, labeler: Labeler) -> httpx2.Client:
+def enter(url: str, admin: httpx2.Client, labeler: Labeler) -> httpx2.Client:
     """A new account for a labeler, by invitation, signed in; it can be suspended like anybody's."""
     link = post(admin, "/api/admin/users/invite", {"role": "labeler"})["link"]
     client = httpx2.Client(base_url=url, timeout=60)
@@ -107,7 +107,7 @@ def main() -> int:
             password = os.environ.get("WUYA_ADMIN_PASSWORD", "")
             post(admin, "/api/auth/login", {"email": arguments.admin, "password": password})
             project = project_named(admin, arguments.project)
-            desks = [Desk(_enter(arguments.url, admin, labeler), labeler) for labeler in people]
+            desks = [Desk(enter(arguments.url, admin, labeler), labeler) for labeler in people]
             count = rank_all(desks, project, round=arguments.round)
     except WuyaError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -69,6 +69,8 @@ class LoopConfig:
     """Simulated labelers (JSON). Without, the round waits until people have ranked its answers."""
     wait: bool = False
     """Stay while people rank and go on when they have, instead of stopping with the line to type later."""
+    overlap: int = 1
+    """People who rank each prompt. Two or more show how far they agree, and who ranks at random."""
     enough: float = 1.0
     """Share of a round's prompts that people must have ranked before it goes on."""
     judges: Path | None = None
@@ -93,7 +95,7 @@ class LoopConfig:
             raise ConfigError(
                 "`k` must be at least 2: a single answer can't be ranked", found=str(self.k), hint="use `--k 4`"
             )
-        require_positive(self, "rounds", "prompts_per_round", "max_tokens", "enough")
+        require_positive(self, "rounds", "prompts_per_round", "max_tokens", "overlap", "enough")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +192,13 @@ def ranked(turn: Round, config: LoopConfig, store: FeedbackStore) -> bool:
                 project=PROJECT,
                 round=turn.number,
                 labelers=config.labelers,
+                overlap=config.overlap,
                 out=turn.folder / "rankings",
             )
         )
         return True
-    store.queue_tasks(sample_completions.read_completions(completions), project=PROJECT, round=turn.number)
+    answers = sample_completions.read_completions(completions)
+    store.queue_tasks(answers, project=PROJECT, round=turn.number, overlap=config.overlap)
     return people_have_ranked(turn, config, store)
 
 
