@@ -49,8 +49,8 @@ NUM_LABELERS, NUM_JUDGES, NUM_GATE_PROMPTS, MAX_TOKENS = 8, 5, 200, 32
 ADMIN = "lead@simulated.invalid"
 REWARD = {"batch_size": 8, "learning_rate": 7e-4, "warmup_steps": 5}
 PPO = {
-    "max_prompt_tokens": 96, "learning_rate": 5e-4, "value_learning_rate": 5e-4, "warmup_updates": 1, "value_warmup_updates": 1, "kl_coef": 0.3, "ema_decay": 0.0,
-    "final_kl_prompts": 0, "save_every": 0,
+    "max_prompt_tokens": 96, "learning_rate": 5e-4, "value_learning_rate": 5e-4, "warmup_updates": 1,
+    "value_warmup_updates": 1, "kl_coef": 0.3, "ema_decay": 0.0, "final_kl_prompts": 0, "save_every": 0,
 }  # fmt: skip
 
 
