@@ -60,6 +60,7 @@ def create_app(settings: Settings, *, engine: Engine, database: str | Path) -> F
         redoc_url=None,
     )
     app.state.service = service
+    app.state.error_page = pages.error_page
     if not settings.accounts:
         service.put(_single_user(service))
     add_error_handlers(app)

@@ -5,7 +5,7 @@ leaves this service, and a bug is "internal_error" with a request id, never a tr
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -54,6 +54,9 @@ class ApiError(Exception):
         self.extra = dict(extra or {})
 
 
+ErrorPage = Callable[[Request, ApiError, Mapping[str, str]], Response]
+"""What a browser sees; the application brings it (`app.state.error_page`), so nothing here knows of templates."""
+
 _KINDS = {401: "invalid_request_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES = {
     400: "invalid_request",
@@ -97,9 +100,9 @@ def error_response(request: Request, error: ApiError) -> Response:
     if error.retry_after is not None:
         headers.setdefault("retry-after", str(max(1, round(error.retry_after))))
     if not (is_v1(path) or path.startswith("/api")) and "text/html" in request.headers.get("accept", ""):
-        from wuya.web.pages import error_page
-
-        return error_page(request, error, headers)
+        page: ErrorPage | None = getattr(request.app.state, "error_page", None) if "app" in request.scope else None
+        if page is not None:
+            return page(request, error, headers)
     body = error_body(path, error, request.scope.get("request_id", ""))
     media_type = "application/json" if is_v1(path) else "application/problem+json"
     return JSONResponse(body, error.status, headers, media_type=media_type)

@@ -12,6 +12,7 @@ from sqlalchemy import insert, select
 from tests.web.api.conftest import Api, Raw
 from wuya.feedback.database import reading, writing
 from wuya.feedback.tables import User, now, uuid7
+from wuya.web import usage
 from wuya.web.accounts.store import start_session
 from wuya.web.api import store
 from wuya.web.api.key_text import looks_like_ours, new_key, sha256_of
@@ -153,7 +154,7 @@ def test_usage_by_day_key_and_model(keyed: Api, ann: Browser) -> None:
     old = now().date() - timedelta(days=40)
     counts: Any = {"user_id": ann.user_id, "key_id": None, "model": "fake", "prompt_tokens": 5}
     for _ in range(2):
-        store.add_usage(keyed.service.database, day=old, completion_tokens=1, **counts)
+        usage.add_usage(keyed.service.database, day=old, completion_tokens=1, **counts)
     [today] = ann("GET", "/api/usage").json()["items"]
     assert (today["key_name"], today["model"], today["requests"]) == ("k", "fake", 2)
     assert (today["prompt_tokens"], today["completion_tokens"]) == (10, 12)

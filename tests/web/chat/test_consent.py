@@ -14,9 +14,9 @@ from wuya.feedback.database import reading, writing
 from wuya.feedback.reading import Selection
 from wuya.feedback.snapshot import KINDS
 from wuya.inference.backends.fake import FakeEngine
+from wuya.web import consent
 from wuya.web.accounts.auth import Viewer
 from wuya.web.accounts.store import anonymise
-from wuya.web.chat import consent
 from wuya.web.service import Service
 from wuya.web.tables import ChatMessage
 

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.web.chat.conftest import Chat, new_chat, ok
-from wuya.web.chat.tree import Tree
+from wuya.web.tree import Tree
 
 
 def test_paths_siblings_and_leaves() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, insert, or_, select, update
 
 from wuya.feedback.tables import DemonstrationRow, User, now, uuid7
-from wuya.web.chat import consent
+from wuya.web import consent
 from wuya.web.errors import ApiError
 from wuya.web.tables import ApiKey, Conversation, OneTimeToken, ServiceSetting, Session
 

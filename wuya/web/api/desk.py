@@ -24,6 +24,7 @@ from wuya.web.api.limits import RateLimiter
 from wuya.web.api.store import KeyRecord
 from wuya.web.operations.metrics import Metrics, metrics_of
 from wuya.web.service import Service, service_of
+from wuya.web.usage import add_usage, tokens_this_month
 
 GRACE_SECONDS = 3.0
 """How long answers may go on once the server was told to stop; uvicorn cuts connections after five."""
@@ -123,7 +124,7 @@ class Desk:
         if key is None:
             return Ticket(self, caller, model, 0, {})
         if key.monthly_tokens is not None:
-            used = await run_in_threadpool(store.tokens_this_month, self.service.database, key.id)
+            used = await run_in_threadpool(tokens_this_month, self.service.database, key.id)
             left = key.monthly_tokens - used - self._reserved.get(key.id, 0)
             if most > left:
                 self._metrics.rate_limited.inc()
@@ -162,7 +163,7 @@ class Desk:
         key = ticket.caller.key
         try:
             await run_in_threadpool(
-                store.add_usage,
+                add_usage,
                 self.service.database,
                 day=day,
                 user_id=ticket.caller.user_id,

@@ -15,10 +15,11 @@ from wuya.feedback.tables import now
 from wuya.web import audit
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.api import store
-from wuya.web.api.store import KeyRecord, KeySettings, UsageRecord
+from wuya.web.api.store import KeyRecord, KeySettings
 from wuya.web.errors import ApiError
 from wuya.web.pages import render
 from wuya.web.service import Service, service_of
+from wuya.web.usage import UsageRecord, list_usage
 
 router = APIRouter(tags=["keys"])
 At = Annotated[Service, Depends(service_of)]
@@ -118,7 +119,7 @@ def usage(
 ) -> Response:
     """Requests and tokens by day, key and model, the newest day first; the chat's own under an empty key."""
     since = now().date() - timedelta(days=days - 1)
-    rows = store.list_usage(service.database, _whose(viewer, everyone), since=since)
+    rows = list_usage(service.database, _whose(viewer, everyone), since=since)
     return JSONResponse({"items": [_usage(row) for row in rows], "next": None, "since": since.isoformat()})
 
 

@@ -1,18 +1,18 @@
 """API keys and the usage ledger in the database. Queries only; who may do what is in `desk` and `manage`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, func, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from wuya.feedback.database import reading, writing
 from wuya.feedback.tables import User, now, uuid7
 from wuya.web.accounts.store import set_setting, setting
 from wuya.web.api.key_text import new_key, sha256_of
 from wuya.web.tables import ApiKey, UsageRow
+from wuya.web.usage import month_start
 
 Note = Callable[[Connection, str], None]
 """Called with the id of what was changed, in the same transaction: the audit log."""
@@ -52,21 +52,6 @@ class KeyRecord(KeySettings):
     revoked_at: datetime | None = None
     used_tokens: int = 0
     """In this calendar month."""
-
-
-@dataclass(frozen=True, slots=True)
-class UsageRecord:
-    """What was used on one day by one key with one model."""
-
-    day: date
-    user_id: str
-    owner: str
-    key_id: str
-    key_name: str
-    model: str
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
 
 
 # ---- keys
@@ -162,7 +147,7 @@ def _alive(id: str, user_id: str | None) -> list[Any]:
 def _keys(*, with_usage: bool = True) -> Select[Any]:
     spent = (
         select(func.coalesce(func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens), 0))
-        .where(UsageRow.api_key_id == ApiKey.id, UsageRow.day >= _month_start())
+        .where(UsageRow.api_key_id == ApiKey.id, UsageRow.day >= month_start())
         .scalar_subquery()
     )
     columns = [User.display_name.label("owner"), *([spent.label("used_tokens")] if with_usage else [])]
@@ -220,73 +205,3 @@ def set_default_limits(database: Engine, limits: Mapping[str, int | None], *, no
     with writing(database) as connection:
         set_setting(connection, LIMITS, dict(limits))
         note(connection, LIMITS)
-
-
-# ---- usage
-
-
-def add_usage(
-    database: Engine,
-    *,
-    day: date,
-    user_id: str,
-    key_id: str | None,
-    model: str,
-    prompt_tokens: int,
-    completion_tokens: int,
-    requests: int = 1,
-) -> None:
-    """Add to a day's row, which is made if it is the first."""
-    values = {
-        "day": day,
-        "user_id": user_id,
-        "api_key_id": key_id or "",
-        "model": model,
-        "requests": requests,
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-    }
-    with writing(database) as connection:
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        row = dialect.insert(UsageRow).values(id=uuid7(), **values)
-        counted = ("requests", "prompt_tokens", "completion_tokens")
-        sums = {name: getattr(UsageRow, name) + row.excluded[name] for name in counted}
-        names = [UsageRow.day, UsageRow.user_id, UsageRow.api_key_id, UsageRow.model]
-        connection.execute(row.on_conflict_do_update(index_elements=names, set_=sums))
-
-
-def tokens_this_month(database: Engine, key_id: str) -> int:
-    """Tokens of a key since the first of the month (UTC)."""
-    spent = func.coalesce(func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens), 0)
-    with reading(database) as connection:
-        query = select(spent).where(UsageRow.api_key_id == key_id, UsageRow.day >= _month_start())
-        return int(connection.execute(query).scalar_one())
-
-
-def list_usage(database: Engine, user_id: str | None, *, since: date) -> Sequence[UsageRecord]:
-    """The ledger from a day on, the newest day first: one person's, or (None) everybody's."""
-    mine = (UsageRow.user_id == user_id,) if user_id is not None else ()
-    query = (
-        select(
-            UsageRow.day,
-            UsageRow.user_id,
-            func.coalesce(User.display_name, "").label("owner"),
-            UsageRow.api_key_id,
-            func.coalesce(ApiKey.name, "").label("key_name"),
-            UsageRow.model,
-            UsageRow.requests,
-            UsageRow.prompt_tokens,
-            UsageRow.completion_tokens,
-        )
-        .outerjoin(User, User.id == UsageRow.user_id)
-        .outerjoin(ApiKey, ApiKey.id == UsageRow.api_key_id)
-        .where(UsageRow.day >= since, *mine)
-        .order_by(UsageRow.day.desc(), UsageRow.model, UsageRow.api_key_id)
-        .limit(5000)
-    )
-    with reading(database) as connection:
-        return [UsageRecord(*row) for row in connection.execute(query)]
-
-
-def _month_start() -> date:
-    return now().date().replace(day=1)

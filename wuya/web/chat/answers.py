@@ -15,13 +15,15 @@ from sqlalchemy import Connection, RowMapping, update
 from wuya.feedback.base import uuid7
 from wuya.feedback.database import reading
 from wuya.inference.backends.protocol import ContextTooLong, Engine, GenerationParams, GenerationRequest, UnknownModel
-from wuya.web.chat import consent, ledger, messages, opinions, store, views
+from wuya.web import consent
+from wuya.web.chat import ledger, messages, opinions, store, views
 from wuya.web.chat.job import Job
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.chat.schema import PARAMS, Generate, Params
 from wuya.web.errors import ApiError
 from wuya.web.service import Service
 from wuya.web.tables import ChatMessage
+from wuya.web.tree import tree_of
 
 LEAST_ANSWER = 16
 """Tokens: if not even so many fit behind the prompt, the prompt is too long."""
@@ -174,7 +176,7 @@ def started(connection: Connection, message_ids: Sequence[str], comparison: str 
     str, Any
 ]:  # fmt: skip
     """What a page needs after answers began: messages, generations, comparison, conversation."""
-    tree = views.tree_of(connection, id)
+    tree = tree_of(connection, id)
     shown = views.messages(connection, message_ids, tree, user_id)
     jobs = [ledger.generation(connection, m["generation_id"], user_id) for m in shown if m["generation_id"]]
     row = store.owned(connection, id, user_id)
@@ -197,7 +199,7 @@ async def count_tokens(service: Service, user_id: str, body: Any) -> dict[str, A
     def load() -> tuple[RowMapping, list[Text]]:
         with reading(service.database) as connection:
             row = store.owned(connection, body.conversation_id, user_id)
-            tree = views.tree_of(connection, row["id"])
+            tree = tree_of(connection, row["id"])
             leaf = body.leaf_id or row["active_leaf_id"]
             return row, messages.texts(connection, tree.path(leaf if leaf in tree else tree.last_leaf()))
 

@@ -15,6 +15,7 @@ from wuya.web.chat.jobs import GenerationHub
 from wuya.web.errors import ApiError
 from wuya.web.service import Service, service_of
 from wuya.web.tables import ChatMessage, Conversation
+from wuya.web.tree import tree_of
 
 router = APIRouter(prefix="/api", tags=["chat"])
 Chatter = Annotated[Viewer, Depends(require("chat"))]
@@ -106,7 +107,7 @@ def change_conversation(
         values["deleted_at"] = now() if body.trashed else None
     with writing(service.database) as connection:
         row = store.owned(connection, id, viewer.user_id, lock=True)
-        if body.active_leaf_id is not None and body.active_leaf_id not in views.tree_of(connection, id):
+        if body.active_leaf_id is not None and body.active_leaf_id not in tree_of(connection, id):
             raise ApiError(404, "not_found", "there is no such message in this conversation", param="active_leaf_id")
         store.change(connection, row, values, secret=service.settings.secret)
         return views.conversation(connection, store.owned(connection, id, viewer.user_id), viewer.user_id)
@@ -170,7 +171,7 @@ def fork_conversation(id: str, body: schema.Fork, viewer: Chatter, service: TheS
     """A copy of one path as a chat of its own."""
     with writing(service.database) as connection:
         row = store.owned(connection, id, viewer.user_id)
-        tree = views.tree_of(connection, id)
+        tree = tree_of(connection, id)
         leaf = body.leaf_id or row["active_leaf_id"] or tree.last_leaf()
         if leaf is not None and leaf not in tree:
             raise ApiError(404, "not_found", "there is no such message in this conversation", param="leaf_id")

@@ -12,13 +12,15 @@ from starlette.responses import StreamingResponse
 
 from wuya.feedback.base import uuid7
 from wuya.feedback.database import reading, writing
+from wuya.web import consent
 from wuya.web.accounts.auth import Viewer, require
-from wuya.web.chat import answers, consent, ledger, messages, opinions, schema, store, views
+from wuya.web.chat import answers, ledger, messages, opinions, schema, store, views
 from wuya.web.chat.answers import Plan, Text
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.errors import ApiError
 from wuya.web.moderation.moderator import moderator_of
 from wuya.web.service import Service, service_of
+from wuya.web.tree import tree_of
 
 router = APIRouter(prefix="/api", tags=["chat"])
 Chatter = Annotated[Viewer, Depends(require("chat"))]
@@ -86,7 +88,7 @@ def select_branch(id: str, viewer: Chatter, service: TheService) -> dict[str, An
     """Show the branch that this message is on, down to its newest leaf."""
     with writing(service.database) as connection:
         row = messages.owned(connection, id, viewer.user_id)
-        tree = views.tree_of(connection, row["conversation_id"])
+        tree = tree_of(connection, row["conversation_id"])
         leaf = tree.newest_leaf(id)
         store.set_leaf(connection, row["conversation_id"], leaf)
         path = tree.path(leaf)
@@ -211,7 +213,7 @@ async def _say(
 
     def add(connection: Connection) -> None:
         locked = store.owned(connection, id, viewer.user_id, lock=True)
-        messages.check_parent(views.tree_of(connection, id), parent_id)
+        messages.check_parent(tree_of(connection, id), parent_id)
         if messages.find(connection, message_id) is not None:
             raise ApiError(409, "duplicate_id", "there is a message with this id already", param="id")
         messages.add(connection, id, parent_id, "user", content, id=message_id)
@@ -268,7 +270,7 @@ def _load(service: Service, viewer: Viewer, id: str, leaf: str | None) -> tuple[
     """A conversation and the texts of the path that ends with `leaf`."""
     with reading(service.database) as connection:
         row = store.owned(connection, id, viewer.user_id)
-        tree = views.tree_of(connection, id)
+        tree = tree_of(connection, id)
         messages.check_parent(tree, leaf)
         return row, messages.texts(connection, tree.path(leaf))
 
@@ -289,7 +291,7 @@ def _sent_before(service: Service, viewer: Viewer, id: str, body: schema.NewMess
             return None
         if row["conversation_id"] != id or row["content"] != body.content or row["role"] != "user":
             raise ApiError(409, "duplicate_id", "there is another message with this id", param="id")
-        children = views.tree_of(connection, id).children.get(body.id, [])
+        children = tree_of(connection, id).children.get(body.id, [])
         pairs = [c for c in views.comparisons(connection, id, within={body.id}) if c["parent_id"] == body.id]
         answer = answers.started(connection, children, pairs[0]["id"] if pairs else None, viewer.user_id, id)
         return {"message": views.message(connection, body.id, viewer.user_id)} | answer

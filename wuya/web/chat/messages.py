@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, insert, select
 
 from wuya.feedback.base import uuid7
-from wuya.web.chat import search_store, store, views
-from wuya.web.chat.tree import Tree
+from wuya.web.chat import search_store, store
 from wuya.web.errors import ApiError
 from wuya.web.tables import ChatMessage, Conversation
+from wuya.web.tree import Tree, tree_of
 
 CONTENT_BYTES = 256 << 10
 PATH_MESSAGES = 500
@@ -85,7 +85,7 @@ def path_above(connection: Connection, conversation_id: str, before: str | None,
     list[str], str | None, Tree
 ]:  # fmt: skip
     """Ids of the last `limit` messages above `before` (or up to the leaf), and where to go on."""
-    tree = views.tree_of(connection, conversation_id)
+    tree = tree_of(connection, conversation_id)
     if before is not None:
         if before not in tree:
             raise ApiError(404, "not_found", "there is no such message in this conversation", param="before")

@@ -6,9 +6,11 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from wuya.feedback.base import now, uuid7
-from wuya.web.chat import consent, messages, schema, store, views
+from wuya.web import consent
+from wuya.web.chat import messages, schema, store, views
 from wuya.web.errors import ApiError
 from wuya.web.tables import ChatComparison, ChatFeedback, ChatMessage, Conversation
+from wuya.web.tree import tree_of
 
 
 def rate(
@@ -75,7 +77,7 @@ def vote(connection: Connection, user_id: str, body: schema.Vote, *, secret: byt
     connection.execute(update(ChatComparison).where(ChatComparison.id == row["id"]).values(**values))
     left = sides[0] if row["left_is_a"] else sides[1]
     winner = {"a": sides[0], "b": sides[1]}.get(outcome or "", left)
-    tree = views.tree_of(connection, row["conversation_id"])
+    tree = tree_of(connection, row["conversation_id"])
     store.touch(connection, row["conversation_id"], active_leaf_id=tree.newest_leaf(winner))
     consent.publish(connection, row["conversation_id"], secret=secret)
     return find_comparison(connection, row["id"])

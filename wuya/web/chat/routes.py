@@ -12,7 +12,6 @@ from fastapi import APIRouter
 
 from wuya.feedback.base import now
 from wuya.feedback.database import writing
-from wuya.web.api.store import add_usage
 from wuya.web.chat import conversation_routes, ledger, message_routes, share_routes, store
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.chat.journal import Journal, left_behind
@@ -21,6 +20,7 @@ from wuya.web.markdown.nodes import render
 from wuya.web.moderation.moderator import moderator_of
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service
+from wuya.web.usage import add_usage
 
 router = APIRouter()
 for part in (conversation_routes, message_routes, share_routes):

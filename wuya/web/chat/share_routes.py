@@ -30,7 +30,7 @@ NOINDEX = {"x-robots-tag": "noindex, nofollow"}
 @router.get("/chat/{id}", include_in_schema=False)
 def chat_page(request: Request, viewer: Chatter, id: str = "") -> Response:
     """The chat page; its script asks the API for everything."""
-    return pages.render(request, "chat.html", viewer, data={"conversation": id})
+    return pages.render(request, "chat.html", viewer, area="chat", data={"conversation": id})
 
 
 @router.get("/s/{id}", include_in_schema=False)

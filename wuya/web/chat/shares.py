@@ -14,6 +14,7 @@ from wuya.web.chat import messages, store, views
 from wuya.web.chat.schema import NewShare
 from wuya.web.errors import ApiError
 from wuya.web.tables import ChatComparison, ChatMessage, Conversation, Share
+from wuya.web.tree import tree_of
 
 SHARES = 1000
 """Of one person, revoked ones included."""
@@ -22,7 +23,7 @@ SHARES = 1000
 def share(connection: Connection, conversation_id: str, user_id: str, body: NewShare) -> dict[str, Any]:
     """Freeze a path and give it an address that nobody can guess."""
     row = store.owned(connection, conversation_id, user_id)
-    tree = views.tree_of(connection, conversation_id)
+    tree = tree_of(connection, conversation_id)
     leaf = body.leaf_id or row["active_leaf_id"] or tree.last_leaf()
     if leaf is None or leaf not in tree:
         raise ApiError(422, "nothing_to_share", "this chat has no messages yet", param="leaf_id")

@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, delete, exists, insert, select, tuple_, update
 
 from wuya.feedback.base import now, uuid7
-from wuya.web.chat import consent, search_store, views
+from wuya.web import consent
+from wuya.web.chat import search_store, views
 from wuya.web.errors import ApiError
 from wuya.web.tables import ChatFeedback, ChatMessage, Conversation, Generation
 

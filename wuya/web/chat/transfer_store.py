@@ -11,13 +11,14 @@ from wuya.feedback.base import now
 from wuya.web.chat import schema, search_store, store, views
 from wuya.web.chat.transfer import ImportedChat, shown_leaf
 from wuya.web.tables import ChatFeedback, ChatMessage, Conversation
+from wuya.web.tree import tree_of
 
 _NAMESPACE = uuid.UUID("6f9d9d1c-1d6a-4b56-9c3e-0f6f1b9d1a77")
 
 
 def as_json(connection: Connection, row: RowMapping, user_id: str) -> dict[str, Any]:
     """A conversation with its whole tree, as our export holds it."""
-    tree = views.tree_of(connection, row["id"])
+    tree = tree_of(connection, row["id"])
     query = select(ChatMessage.__table__).where(ChatMessage.conversation_id == row["id"])
     rows = {m["id"]: m for m in connection.execute(query).mappings()}
     thumbs = select(ChatFeedback.__table__).where(
@@ -60,7 +61,7 @@ def as_json(connection: Connection, row: RowMapping, user_id: str) -> dict[str, 
 
 def path_as_json(connection: Connection, row: RowMapping) -> dict[str, Any]:
     """The active path, for Markdown."""
-    tree = views.tree_of(connection, row["id"])
+    tree = tree_of(connection, row["id"])
     leaf = row["active_leaf_id"] if row["active_leaf_id"] in tree else tree.last_leaf()
     path = tree.path(leaf)
     query = select(ChatMessage.id, ChatMessage.role, ChatMessage.content, ChatMessage.model_alias)

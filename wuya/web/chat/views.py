@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, or_, select
 
-from wuya.web.chat.tree import Tree
 from wuya.web.markdown.nodes import Node, render
 from wuya.web.tables import ChatComparison, ChatFeedback, ChatMessage, Conversation, Generation
+from wuya.web.tree import Tree, tree_of
 
 Json = dict[str, Any]
 Row = RowMapping | Mapping[str, Any]
@@ -23,12 +23,6 @@ def nodes(text: str) -> list[Node]:
 def time(moment: datetime | None) -> str | None:
     """ISO 8601, UTC."""
     return moment.isoformat().replace("+00:00", "Z") if moment else None
-
-
-def tree_of(connection: Connection, conversation_id: str) -> Tree:
-    """The ids of a conversation's messages."""
-    query = select(ChatMessage.id, ChatMessage.parent_id).where(ChatMessage.conversation_id == conversation_id)
-    return Tree.of((id, parent) for id, parent in connection.execute(query.order_by(ChatMessage.sibling_index)))
 
 
 def conversations(connection: Connection, rows: Sequence[RowMapping]) -> list[Json]:

@@ -8,9 +8,8 @@ from starlette.requests import Request
 
 from wuya.feedback.database import reading, writing
 from wuya.feedback.tables import uuid7
-from wuya.web import audit
+from wuya.web import audit, consent
 from wuya.web.accounts.auth import Viewer, require
-from wuya.web.chat import consent
 from wuya.web.errors import ApiError
 from wuya.web.moderation import store
 from wuya.web.moderation.moderator import inside, moderator_of

@@ -3,7 +3,7 @@ import { api } from "../api.js";
 import { toast } from "../dialog.js";
 import { announce } from "../dom.js";
 import { t } from "../i18n.js";
-import { explain } from "./app.js";
+import { explain } from "./explain.js";
 import { Jobs } from "./jobs.js";
 
 export class Answers {

@@ -8,17 +8,11 @@ import { announce, debounce, url } from "../dom.js";
 import { t } from "../i18n.js";
 import { Answers } from "./answers.js";
 import { Composer } from "./composer.js";
+import { explain } from "./explain.js";
 import { messageMenu } from "./menus.js";
 import { Follower, Frame } from "./scroll.js";
 import { Thread, newId } from "./tree.js";
 import { ThreadView } from "./thread.js";
-
-/** What the server said, in the reader's words where we have them. @param {any} problem */
-export function explain(problem) {
-  if (problem?.status === 401) window.location.assign(url(`/login?next=${encodeURIComponent(window.location.pathname)}`));
-  const known = t(`chat.error_${problem?.code}`);
-  return known.startsWith("chat.") ? problem?.message || t("chat.error_other") : known;
-}
 
 export class App {
   /** @param {any} config the server's limits and lists @param {Record<string, any>} parts elements of the page */

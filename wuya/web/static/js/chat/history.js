@@ -3,7 +3,7 @@ import { api } from "../api.js";
 import { menuButton, toast } from "../dialog.js";
 import { $, announce, debounce, fill, h, icon, iconButton, url } from "../dom.js";
 import { date, t } from "../i18n.js";
-import { explain } from "./app.js";
+import { explain } from "./explain.js";
 import { rename, sureToDelete } from "./menus.js";
 import { download, downloadMany } from "./transfer.js";
 import { dayGroup } from "./tree.js";

@@ -2,7 +2,7 @@
 import { api } from "../api.js";
 import { confirmDialog, menuButton, promptDialog, toast } from "../dialog.js";
 import { t } from "../i18n.js";
-import { explain } from "./app.js";
+import { explain } from "./explain.js";
 import { shareDialog } from "./sharing.js";
 import { download } from "./transfer.js";
 

@@ -3,7 +3,7 @@ import { api } from "../api.js";
 import { menuButton, toast } from "../dialog.js";
 import { debounce, fill, h, icon, iconButton } from "../dom.js";
 import { number, t } from "../i18n.js";
-import { explain } from "./app.js";
+import { explain } from "./explain.js";
 
 /** In this order; the first ones are open, the others behind "more". */
 const COMMON = ["temperature", "top_p", "max_tokens"];

@@ -3,7 +3,7 @@ import { api } from "../api.js";
 import { openDialog, toast } from "../dialog.js";
 import { fill, h, icon, iconButton, url } from "../dom.js";
 import { date, number, t } from "../i18n.js";
-import { explain } from "./app.js";
+import { explain } from "./explain.js";
 
 const DAYS = [1, 7, 30, 365];
 

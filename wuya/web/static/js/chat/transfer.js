@@ -3,7 +3,7 @@ import { api, request } from "../api.js";
 import { openDialog, toast } from "../dialog.js";
 import { h, icon, url } from "../dom.js";
 import { t } from "../i18n.js";
-import { explain } from "./app.js";
+import { explain } from "./explain.js";
 
 /** Have the browser save what the server sends as an attachment. @param {string} path */
 export function download(path) {

@@ -4,7 +4,7 @@ import { api } from "../api.js";
 import { openDialog } from "../dialog.js";
 import { h, icon, pageData } from "../dom.js";
 import { date, t } from "../i18n.js";
-import { copyLine } from "./table.js";
+import { copyLine } from "./copyline.js";
 
 const LIMITS = ["rpm", "tpm", "monthly_tokens"];
 const LIFETIMES = [0, 30, 90, 365];

@@ -4,8 +4,9 @@ import { api } from "../api.js";
 import { toast } from "../dialog.js";
 import { $, fill, h, icon, may, pageData } from "../dom.js";
 import { load, t } from "../i18n.js";
+import { copyLine } from "./copyline.js";
 import { editKey, limitsDialog, newKey } from "./dialogs.js";
-import { copyLine, keyTable } from "./table.js";
+import { keyTable } from "./table.js";
 import { usageView } from "./usage.js";
 
 const TABS = ["keys", "usage"];

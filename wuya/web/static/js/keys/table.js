@@ -6,21 +6,6 @@ import { h, iconButton } from "../dom.js";
 import { compact, date, number, relative, t } from "../i18n.js";
 import { showSecret } from "./dialogs.js";
 
-/** A line of code with a button that copies it. */
-export function copyLine(text, label) {
-  return h("div", { class: "copy-line" }, h("code", { "aria-label": label }, text),
-    iconButton("copy", t("common.copy"), { class: "icon-button small", onclick: () => copy(text) }));
-}
-
-async function copy(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    toast(t("common.copied"), { kind: "good", ms: 2000 });
-  } catch {
-    toast(t("keys.copy_failed"), { kind: "bad" });
-  }
-}
-
 export function keyTable(keys, { withOwner, edit, reload }) {
   const heads = ["name", "key", "scopes", "models", "limits", "spent", "last_used", "expires"];
   return h("div", { class: "table-wrap", tabindex: 0, role: "region", "aria-label": t("keys.tab_keys") },

@@ -15,9 +15,8 @@ from wuya.feedback.chats import chat_prompt, replace_chat, withdraw_chat
 from wuya.feedback.comparisons import ChatMessage as ChatNode
 from wuya.feedback.comparisons import comparisons_of_chat
 from wuya.records import Feedback, Message, Prompt
-from wuya.web.chat import views
-from wuya.web.chat.tree import Tree
 from wuya.web.tables import ChatComparison, ChatFeedback, ChatMessage, Conversation, ServiceSetting
+from wuya.web.tree import Tree, tree_of
 
 Rows = Mapping[str, RowMapping]
 
@@ -35,7 +34,7 @@ def publish(connection: Connection, conversation_id: str, *, secret: bytes) -> N
     if not (conversation["data_use"] and people_are_asked(connection)):
         withdraw(connection, conversation_id)
         return
-    tree = views.tree_of(connection, conversation_id)
+    tree = tree_of(connection, conversation_id)
     messages = select(ChatMessage.__table__).where(ChatMessage.conversation_id == conversation_id)
     rows = {row["id"]: row for row in connection.execute(messages).mappings()}
     thumbs = select(ChatFeedback.__table__).where(ChatFeedback.message_id.in_(list(rows)))

@@ -7,6 +7,10 @@ root). Siblings keep the order in which they were made.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from sqlalchemy import Connection, select
+
+from wuya.web.tables import ChatMessage
+
 
 @dataclass(slots=True)
 class Tree:
@@ -49,3 +53,9 @@ class Tree:
         """Where a conversation without a chosen leaf is shown."""
         roots = self.children.get(None)
         return self.newest_leaf(roots[-1]) if roots else None
+
+
+def tree_of(connection: Connection, conversation_id: str) -> Tree:
+    """The ids of a conversation's messages."""
+    query = select(ChatMessage.id, ChatMessage.parent_id).where(ChatMessage.conversation_id == conversation_id)
+    return Tree.of((id, parent) for id, parent in connection.execute(query.order_by(ChatMessage.sibling_index)))
