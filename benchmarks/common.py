@@ -179,8 +179,10 @@ class Peer:
     """
 
     def __init__(self, python: Path, script: Path, *arguments: str) -> None:
+        command = [str(python), str(script), "peer", *arguments]
+        self.command = shlex.join(command)
         self.process = subprocess.Popen(
-            [str(python), str(script), "peer", *arguments],
+            command,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
         )  # fmt: skip
         self.versions: dict[str, str] = self._answer()["versions"]
@@ -226,7 +228,8 @@ def serve_peer(work: Side, packages: Sequence[str]) -> None:
 def gemm_gflops(dtype: torch.dtype = torch.float32, *, size: int = 1024, seconds: float = 1.0) -> float:
     """The limit of matrix products now, with torch's present threads: the best of repeated square products."""
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
-    times, end = [], time.perf_counter() + seconds
+    times: list[float] = []
+    end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 3:
         began = time.perf_counter()
         torch.mm(a, b)
@@ -237,7 +240,8 @@ def gemm_gflops(dtype: torch.dtype = torch.float32, *, size: int = 1024, seconds
 def memory_gb_per_second(megabytes: int = 256, *, seconds: float = 1.0) -> float:
     """How fast torch's present threads read memory that no cache holds: the best of repeated sums."""
     x = torch.ones(megabytes * 1024 * 256)
-    times, end = [], time.perf_counter() + seconds
+    times: list[float] = []
+    end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 3:
         began = time.perf_counter()
         x.sum()
