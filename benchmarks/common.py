@@ -107,7 +107,7 @@ def row_of(
             "cpu": _spread(_rates(rounds.cpu[name], amount, unit)),
             **{key: statistics.median(f[key] for f in rounds.figures[name] if key in f) for key in sorted(kept)},
         }
-    ratios = {}
+    ratios: dict[str, dict[str, Any]] = {}
     for name in rounds.wall:
         if name != ours:
             ratios[name] = {
@@ -201,9 +201,7 @@ class Peer:
                 answer: dict[str, Any] = json.loads(line.removeprefix("answer "))
                 return answer
             sys.stderr.write(line)
-        raise SystemExit(
-            f"the peer stopped, exit code {self.process.wait()}: {shlex.join(map(str, self.process.args))}"
-        )  # type: ignore[arg-type]
+        raise SystemExit(f"the peer stopped, exit code {self.process.wait()}: {self.command}")
 
     def close(self) -> None:
         """Let the process end."""
