@@ -9,6 +9,8 @@ waits for votes on pairs; each round buys `--batch` votes, chosen by one rule, f
     uncertainty    pairs on which the ensemble's members disagree most (query by committee, Seung et al. 1992; for
                    reward models Christiano et al. 2017, section 2.2.4)
     margin         pairs whose answers the ensemble's mean finds most alike
+    information    pairs whose votes would shrink the model's doubt about its weights most (D-optimal design: chosen one
+                   by one for the variance that the votes so far, and those already in the batch, leave)
     disagreement   prompts on which labelers disagreed so far: half of the votes go to a second opinion
 
 The reward model here is a linear head on the SFT model's frozen last state, an ensemble of heads fitted to bootstrap
@@ -22,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +42,8 @@ from wuya.training.svg import line_plot
 
 Floats = NDArray[np.float64]
 Answers = Sequence[tuple[Prompt, Sequence[Candidate]]]
-RULES = ("random", "uncertainty", "margin", "disagreement")
+RULES = ("random", "uncertainty", "margin", "information", "disagreement")
+RIDGE = 10.0
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,8 @@ def choose(
     size = len(pool.places)
     if rule == "random":
         return [int(n) for n in rng.choice(size, count, replace=False)]
+    if rule == "information":
+        return most_informative(pool, [n for n, _ in asked], weights_MD.mean(axis=0), count)
     margin_MN = weights_MD @ pool.difference_ND.T
     probability_MN = 1 / (1 + np.exp(-margin_MN))
     if rule == "margin":
@@ -175,6 +181,29 @@ def choose(
     return taken
 
 
+def most_informative(pool: Pool, asked: Sequence[int], weights_D: Floats, count: int) -> list[int]:
+    """Greedy D-optimal design under the Laplace posterior of a logistic regression: the largest p (1 - p) x'Sx next."""
+    x_ND = pool.difference_ND
+    p_N = 1 / (1 + np.exp(-np.clip(x_ND @ weights_D, -30, 30)))
+    curvature_N = p_N * (1 - p_N)
+    seen = list(asked)
+    precision_DD = (x_ND[seen] * curvature_N[seen, None]).T @ x_ND[seen] + RIDGE * np.eye(x_ND.shape[1])
+    covariance_DD = np.linalg.inv(precision_DD)
+    variance_N = np.einsum("nd,nd->n", x_ND @ covariance_DD, x_ND)
+    free_N = np.ones(len(x_ND), dtype=bool)
+    free_N[seen] = False
+    taken: list[int] = []
+    for _ in range(count):
+        n = int(np.argmax(np.where(free_N, curvature_N * variance_N, -1.0)))
+        taken.append(n)
+        free_N[n] = False
+        direction_D = covariance_DD @ x_ND[n]
+        gain = curvature_N[n] / (1 + curvature_N[n] * variance_N[n])  # Sherman-Morrison
+        variance_N = variance_N - gain * (x_ND @ direction_D) ** 2
+        covariance_DD -= gain * np.outer(direction_D, direction_D)
+    return taken
+
+
 def ensemble(pool: Pool, asked: Sequence[tuple[int, float]], members: int, rng: np.random.Generator) -> Floats:
     """Heads fitted to bootstrap samples of the votes: logistic regression on differences, ridge, Newton's method."""
     rows = np.array([n for n, vote in asked if vote != 0.5])
@@ -183,7 +212,7 @@ def ensemble(pool: Pool, asked: Sequence[tuple[int, float]], members: int, rng: 
                      for s in (rng.integers(len(rows), size=len(rows)) for _ in range(members))])  # fmt: skip
 
 
-def logistic(x_ND: Floats, y_N: Floats, *, ridge: float = 10.0, steps: int = 8) -> Floats:
+def logistic(x_ND: Floats, y_N: Floats, *, ridge: float = RIDGE, steps: int = 8) -> Floats:
     """Weights of a logistic regression without intercept."""
     w_D = np.zeros(x_ND.shape[1])
     for _ in range(steps):
@@ -199,25 +228,53 @@ def accuracy(margins_N: Floats, votes_LN: Floats) -> float:
     return float(((margins_N > 0) == (votes_LN > 0.5))[decided_LN].mean())
 
 
+def votes_needed(labels: Sequence[int], accuracy_R: Floats, target: float) -> float:
+    """Votes at which a curve, made monotone, first reaches the target; straight lines between; inf if it never does."""
+    best_R = np.maximum.accumulate(accuracy_R)
+    if best_R[-1] < target:
+        return float("inf")
+    n = int(np.argmax(best_R >= target))
+    if n == 0:
+        return float(labels[0])
+    share = (target - best_R[n - 1]) / (best_R[n] - best_R[n - 1])
+    return labels[n - 1] + share * (labels[n] - labels[n - 1])
+
+
+def share_of_random(labels: Sequence[int], runs_SR: Floats, random_SR: Floats) -> tuple[float, float, float]:
+    """Votes a rule needs for random's last accuracy, as a share of random's; with a 95 % interval, seeds resampled.
+
+    inf: not reached with all votes.
+    """
+    rng = np.random.default_rng(0)
+
+    def share(rows: Any) -> float:
+        target = float(random_SR[rows].mean(axis=0).max())
+        ours, theirs = (votes_needed(labels, runs[rows].mean(axis=0), target) for runs in (runs_SR, random_SR))
+        return ours / theirs
+
+    found = [share(rng.integers(len(runs_SR), size=len(runs_SR))) for _ in range(1000)]
+    low, high = np.quantile(found, [0.025, 0.975], method="nearest")
+    return share(slice(None)), float(low), float(high)
+
+
 def report(labels: Sequence[int], curves: dict[str, list[list[float]]]) -> str:
     """Mean accuracy by number of votes, and the votes each rule needs for what random reaches at the end."""
-    shown = [n for n in range(len(labels)) if n in (0, 1, 3, 7, len(labels) // 2, len(labels) - 1)]
+    shown = sorted({n for n in (0, 1, 3, 7, len(labels) - 1) if n < len(labels)})
     lines = [
-        f"{len(curves['random'])} seeds; held-out simulated labelers, other prompts; +- is 1.96 standard",
-        "errors over seeds.",
+        f"{len(curves['random'])} seeds; held-out simulated labelers, other prompts; +- is 1.96 standard errors over",
+        "seeds; the last column: votes for random's best accuracy, as a share of random's [95 %, seeds resampled].",
         "",
-        "| rule | "
-        + " | ".join(f"{labels[n]} votes" for n in shown)
-        + " | votes for random's last | share of random's |",
-        "| --- |" + " --- |" * (len(shown) + 2),
+        "| rule | " + " | ".join(f"{labels[n]} votes" for n in shown) + " | share of random's votes |",
+        "| --- |" + " --- |" * (len(shown) + 1),
     ]
-    target = float(np.mean(curves["random"], axis=0)[-1])
+    random_SR = np.array(curves["random"])
     for rule, runs in curves.items():
         mean_R, error_R = np.mean(runs, axis=0), 1.96 * np.std(runs, axis=0, ddof=1) / len(runs) ** 0.5
         cells = [f"{mean_R[n]:.3f} +- {error_R[n]:.3f}" for n in shown]
-        needed = next((labels[n] for n in range(len(labels)) if mean_R[n] >= target - 1e-12), None)
-        share = f"{needed / labels[-1]:.0%}" if needed else "never"
-        lines.append(f"| {rule} | " + " | ".join(cells) + f" | {needed or 'not reached'} | {share} |")
+        share, low, high = (
+            f"{x:.0%}" if x < 10 else "not reached" for x in share_of_random(labels, np.array(runs), random_SR)
+        )
+        lines.append(f"| {rule} | " + " | ".join(cells) + f" | {share} [{low}, {high}] |")
     return "\n".join(lines) + "\n"
 
 

@@ -118,7 +118,12 @@ def serving(out: Path) -> Iterator[tuple[str, httpx2.Client]]:
             password = out / "admin_password"  # of a service on this machine alone, with simulated people
             if link:
                 password.write_text(secrets.token_urlsafe(24), encoding="utf-8")
-                person = {"email": ADMIN, "name": "lead", "password": password.read_text(encoding="utf-8")}
+                person = {
+                    "email": ADMIN,
+                    "name": "lead",
+                    "sign_up": "invite",
+                    "password": password.read_text(encoding="utf-8"),
+                }
                 post(admin, "/api/auth/setup", {"token": link, **person})
             else:
                 post(admin, "/api/auth/login", {"email": ADMIN, "password": password.read_text(encoding="utf-8")})

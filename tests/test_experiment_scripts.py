@@ -37,7 +37,7 @@ class Taste:
         return float((x - y) @ self.weights + self.noise * self.rng.normal() > 0)
 
 
-@pytest.mark.parametrize("rule", ["random", "uncertainty", "margin", "disagreement"])
+@pytest.mark.parametrize("rule", ["random", "uncertainty", "margin", "information", "disagreement"])
 def test_every_rule_of_active_collection_learns_and_buys_what_it_says(rule: str) -> None:
     active = script("active_collection")
     rng = np.random.default_rng(0)
@@ -70,7 +70,23 @@ def test_every_rule_of_active_collection_learns_and_buys_what_it_says(rule: str)
 def test_the_share_of_labels_is_counted_at_randoms_last_accuracy() -> None:
     curves = {"random": [[0.5, 0.6, 0.7, 0.8]] * 2, "uncertainty": [[0.5, 0.75, 0.8, 0.85]] * 2}
     text = script("active_collection").report([10, 20, 30, 40], curves)
-    assert "| uncertainty |" in text and "| 30 | 75% |" in text and "| 40 | 100% |" in text
+    assert "| uncertainty |" in text and "| 75% [75%, 75%] |" in text and "| 100% [100%, 100%] |" in text
+
+
+def test_votes_needed_lie_between_two_rounds_and_a_dip_undoes_nothing() -> None:
+    needed = script("active_collection").votes_needed
+    curve = np.array([0.5, 0.7, 0.6, 0.8])
+    assert needed([10, 20, 30, 40], curve, 0.6) == pytest.approx(15)
+    assert needed([10, 20, 30, 40], curve, 0.75) == pytest.approx(35)
+    assert needed([10, 20, 30, 40], curve, 0.4) == 10 and needed([10, 20], curve[:2], 0.9) == float("inf")
+
+
+def test_the_most_informative_pairs_span_what_is_not_known_yet() -> None:
+    active = script("active_collection")
+    pool = active.Pool(np.repeat(10 * np.eye(3), 4, axis=0), [(n, 0, 1) for n in range(12)])
+    taken = active.most_informative(pool, [0, 1], np.zeros(3), 4)
+    assert len(set(taken)) == 4 and not {0, 1} & set(taken)
+    assert {n // 4 for n in taken[:2]} == {1, 2}  # the directions nobody was asked about come first
 
 
 def test_pair_accuracy_is_half_for_what_says_nothing_and_one_for_the_truth() -> None:
