@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from tests.models.architectures import random_model
 from wuya.errors import ConfigError
-from wuya.models.checkpoint import save_checkpoint
+from wuya.models.checkpoint import load_checkpoint, save_checkpoint
 from wuya.models.reward_model import ScalarModel
 from wuya.recipes.export_model import ExportConfig, run
 from wuya.tokenizer.bpe import Tokenizer, train_tokenizer
@@ -35,6 +35,19 @@ def test_the_speedrun_preset_is_refused_with_the_reason(tmp_path: Path, tokenize
     with pytest.raises(ConfigError, match="softcap"):
         run(ExportConfig(checkpoint=tmp_path / "model", out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_ends_in_gguf_makes_one_file(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    save_checkpoint(tmp_path / "model", random_model("qwen3"), tokenizer)
+    out = run(ExportConfig(checkpoint=tmp_path / "model", out=tmp_path / "a" / "model.gguf", dtype="q8_0"))
+    assert load_checkpoint(out)[0].config.qk_norm
+    with pytest.raises(ConfigError, match="exists already"):
+        run(ExportConfig(checkpoint=tmp_path / "model", out=out))
+    with pytest.raises(ConfigError, match="only GGUF"):
+        run(ExportConfig(checkpoint=tmp_path / "model", out=tmp_path / "b", dtype="q8_0"))
+    save_checkpoint(tmp_path / "reward", ScalarModel(random_model("qwen3")), tokenizer)
+    with pytest.raises(ConfigError, match="reward model"):
+        run(ExportConfig(checkpoint=tmp_path / "reward", out=tmp_path / "reward.gguf"))
 
 
 def test_the_bias_of_a_reward_model_is_said(

@@ -1,11 +1,14 @@
-"""Read llama.cpp's GGUF files of the llama, qwen2 and qwen3 architectures: weights, tokenizer and chat template.
+"""Read llama.cpp's GGUF files of the llama, qwen2, qwen3 and gpt2 architectures: weights, tokenizer and chat template.
 
 Tensors are renamed to Hugging Face's spelling and then take the same road as a Hugging Face folder (pretrained.py).
-Two traps: files of architecture `llama` hold the rows of q and k permuted so that rotary pairs lie side by side, and
-must be put back for the rotate-half form; quantised tensors (Q4_1, Q8_0, ...) are expanded here, by the `gguf` package.
+Three traps: files of architecture `llama` hold the rows of q and k permuted so that rotary pairs lie side by side, and
+must be put back for the rotate-half form; those of `gpt2` hold matrices as outputs by inputs, Hugging Face's class
+transposed; quantised tensors (Q4_1, Q8_0, ...) are expanded here, by the `gguf` package. `gguf_writer` writes such
+files.
 """
 
 import importlib.util
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -24,7 +27,7 @@ from wuya.tokenizer.bpe import Tokenizer
 from wuya.tokenizer.pre_tokenizers import PreTokenizerName
 from wuya.tokenizer.templates import CHATML
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
 OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 INNER = {
     "attn_norm": "input_layernorm",
@@ -39,6 +42,20 @@ INNER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+GPT2_OUTER = {
+    "token_embd": "transformer.wte",
+    "position_embd": "transformer.wpe",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+}
+GPT2_INNER = {
+    "attn_norm": "ln_1",
+    "attn_qkv": "attn.c_attn",
+    "attn_output": "attn.c_proj",
+    "ffn_norm": "ln_2",
+    "ffn_up": "mlp.c_fc",
+    "ffn_down": "mlp.c_proj",
+}
 
 
 def load_gguf(path: Path | str) -> tuple[GPT, Tokenizer]:
@@ -51,16 +68,15 @@ def load_gguf(path: Path | str) -> tuple[GPT, Tokenizer]:
             f"`{path}` is not a whole GGUF file", found=str(error), hint="download it again"
         ) from error
     fields = _Fields(reader, path)
-    hf = hf_config(fields, tied=all(tensor.name != "output.weight" for tensor in reader.tensors))
+    hf = hf_config(fields, {tensor.name for tensor in reader.tensors})
     config = config_from_hf(hf)
     tensors = {}
     for tensor in reader.tensors:
         weight = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
-        name = hf_name(tensor.name, path)
-        if hf["model_type"] == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
-            heads = config.num_heads if ".q_proj." in name else config.num_kv_heads
-            weight = unpermute(weight, heads)
-        tensors[name] = weight
+        name = hf_name(tensor.name, hf["model_type"], path)
+        if hf["model_type"] == "llama" and (".q_proj." in name or ".k_proj." in name):
+            weight = unpermute(weight, config.num_heads if ".q_proj." in name else config.num_kv_heads)
+        tensors[name] = weight.T if is_transposed(name) else weight
     state = state_from_hf(config, cast(Family, hf["model_type"]), tensors, scalar=False)
     model, tokenizer = assign(on_meta(config), state, path), read_tokenizer(fields)
     require_same_vocabulary(model, tokenizer, where=str(path))
@@ -88,22 +104,33 @@ def find_in_package(name: str) -> Path:
     return found[0]
 
 
-def unpermute(weight_RD: Tensor, num_heads: int) -> Tensor:
-    """Rows of q or k from interleaved rotary pairs (c0, c0', c1, c1', ...) back to two halves, head by head."""
-    R, D = weight_RD.shape
-    return weight_RD.view(num_heads, R // num_heads // 2, 2, D).transpose(1, 2).reshape(R, D)
+def unpermute(weight: Tensor, num_heads: int) -> Tensor:
+    """Rows of q or k (or their biases) from interleaved rotary pairs (c0, c0', c1, c1', ...) to two halves a head."""
+    rows, *rest = weight.shape
+    return weight.view(num_heads, rows // num_heads // 2, 2, *rest).transpose(1, 2).reshape(weight.shape)
 
 
-def hf_name(name: str, path: Path) -> str:
+def is_transposed(name: str) -> bool:
+    """Whether Hugging Face's tensor of this name is stored as inputs by outputs (`Conv1D`)."""
+    return name.startswith("transformer.h.") and name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
+
+
+def hf_name(name: str, architecture: str, path: Path) -> str:
     """Hugging Face's name of a GGUF tensor."""
+    outer, inner, layers = naming(architecture)
     stem, _, kind = name.rpartition(".")
-    if stem in OUTER:
-        return f"{OUTER[stem]}.{kind}"
+    if stem in outer:
+        return f"{outer[stem]}.{kind}"
     prefix, _, rest = stem.partition(".")
     layer, _, part = rest.partition(".")
-    if prefix == "blk" and part in INNER:
-        return f"model.layers.{layer}.{INNER[part]}.{kind}"
+    if prefix == "blk" and part in inner:
+        return f"{layers}.{layer}.{inner[part]}.{kind}"
     raise CheckpointError(f"`{path}` holds a tensor this architecture has no place for", found=name)
+
+
+def naming(architecture: str) -> tuple[dict[str, str], dict[str, str], str]:
+    """Names outside and inside the layers, GGUF's to Hugging Face's, and what Hugging Face puts before a layer."""
+    return (GPT2_OUTER, GPT2_INNER, "transformer.h") if architecture == "gpt2" else (OUTER, INNER, "model.layers")
 
 
 class _Fields:
@@ -122,8 +149,8 @@ class _Fields:
         return value
 
 
-def hf_config(fields: _Fields, *, tied: bool) -> dict[str, Any]:
-    """The config.json that the file would have had."""
+def hf_config(fields: _Fields, tensors: Collection[str]) -> dict[str, Any]:
+    """The config.json that the file would have had, from its fields and the names of its tensors."""
     arch = fields.need("general.architecture")
     if arch not in ARCHITECTURES:
         raise CheckpointError(
@@ -131,9 +158,21 @@ def hf_config(fields: _Fields, *, tied: bool) -> dict[str, Any]:
             found=str(fields.path),
             hint=f"supported: {', '.join(ARCHITECTURES)}",
         )
-    hf = {
+    shared = {
         "model_type": arch,
         "vocab_size": len(fields.need("tokenizer.ggml.tokens")),
+        "tie_word_embeddings": "output.weight" not in tensors,
+    }
+    if arch == "gpt2":
+        return shared | {
+            "n_positions": fields.need("gpt2.context_length"),
+            "n_layer": fields.need("gpt2.block_count"),
+            "n_embd": fields.need("gpt2.embedding_length"),
+            "n_head": fields.need("gpt2.attention.head_count"),
+            "n_inner": fields.need("gpt2.feed_forward_length"),
+            "layer_norm_epsilon": _short(fields.need("gpt2.attention.layer_norm_epsilon")),
+        }
+    hf = shared | {
         "max_position_embeddings": fields.need(f"{arch}.context_length"),
         "num_hidden_layers": fields.need(f"{arch}.block_count"),
         "hidden_size": fields.need(f"{arch}.embedding_length"),
@@ -141,14 +180,19 @@ def hf_config(fields: _Fields, *, tied: bool) -> dict[str, Any]:
         "num_attention_heads": fields.need(f"{arch}.attention.head_count"),
         "num_key_value_heads": fields.get(f"{arch}.attention.head_count_kv"),
         "head_dim": fields.get(f"{arch}.attention.key_length"),
-        # stored as float32: 9.99999974e-06 is meant to be 1e-05
-        "rms_norm_eps": float(f"{fields.need(f'{arch}.attention.layer_norm_rms_epsilon'):.6g}"),
-        "rope_theta": fields.get(f"{arch}.rope.freq_base", 10_000.0),
-        "tie_word_embeddings": tied,
+        "rms_norm_eps": _short(fields.need(f"{arch}.attention.layer_norm_rms_epsilon")),
+        "rope_theta": _short(fields.get(f"{arch}.rope.freq_base", 10_000.0)),
+        "attention_bias": "blk.0.attn_q.bias" in tensors,
+        "mlp_bias": "blk.0.ffn_gate.bias" in tensors,
     }
     if (scaling := fields.get(f"{arch}.rope.scaling.type", "none")) != "none":
         hf["rope_parameters"] = {"rope_type": scaling}
     return hf
+
+
+def _short(stored: float) -> float:
+    """What was meant: kept as float32, 1e-05 reads 9.99999974e-06."""
+    return float(f"{stored:.6g}")
 
 
 def _pair(merge: str) -> tuple[str, str]:
@@ -172,7 +216,7 @@ def read_tokenizer(fields: _Fields) -> Tokenizer:
     end: int = fields.need("tokenizer.ggml.eos_token_id")
     begin: int | None = fields.get("tokenizer.ggml.bos_token_id")
     return Tokenizer.from_parts(
-        {token: id for id, token in enumerate(tokens)},
+        {token: id for id, token in enumerate(tokens) if types[id] != TokenType.UNUSED},
         [_pair(merge) for merge in fields.need("tokenizer.ggml.merges")],
         pre_tokenizer=cast(PreTokenizerName, pre),
         special_tokens={tokens[id]: id for id, type in enumerate(types) if type == TokenType.CONTROL},

@@ -1,12 +1,13 @@
-"""Take a model out: a run's checkpoint as a Hugging Face folder for transformers, vLLM or llama.cpp's converter.
+"""Take a model out: a run's checkpoint as a Hugging Face folder, or a GGUF file for llama.cpp and OpenVINO.
 
     wuya export runs/demo/ppo_ptx --out my-model --dtype bfloat16
+    wuya export runs/demo/ppo_ptx --out my-model.gguf --dtype q8_0
 
 Reads a checkpoint or run folder; writes <out>/ (config.json, generation_config.json, model.safetensors, tokenizer with
-its chat template, wuya.json). wuya's checkpoints are such folders already; exporting picks the run's last one, converts
-the dtype and leaves resume state behind. A model no Hugging Face class can express (squared ReLU, softcap) is refused
-with the reason. A reward model's bias stays in wuya.json: transformers' `score` layer has none, so its scores are
-shifted by it.
+its chat template, wuya.json), or one GGUF file with all of it when `--out` ends in .gguf. wuya's checkpoints are such
+folders already; exporting picks the run's last one, converts the dtype and leaves resume state behind. A model no
+Hugging Face class can express (squared ReLU, softcap) is refused with the reason. A reward model's bias stays in
+wuya.json: transformers' `score` layer has none, so its scores are shifted by it.
 """
 
 import sys
@@ -17,6 +18,7 @@ from typing import ClassVar, Literal
 import torch
 
 from wuya.console import warn
+from wuya.errors import ConfigError
 from wuya.files import to_json
 from wuya.models.checkpoint import load_any, require_new_folder, resolve_checkpoint, save_checkpoint
 from wuya.models.hf_folder import read_config
@@ -33,15 +35,20 @@ class ExportConfig:
     checkpoint: Path
     """Run folder (its final or newest checkpoint), checkpoint folder or .gguf file."""
     out: Path
-    """Folder to write."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """How the weights are stored; bfloat16 halves the file and keeps 8 bits of precision."""
+    """Folder to write, or a file whose name ends in .gguf."""
+    dtype: Literal["float32", "float16", "bfloat16", "q8_0"] = "float32"
+    """How the weights are stored; 16 bits halve the file (bfloat16 keeps 8 bits of precision, float16 11); q8_0, of
+    GGUF only, is a byte a weight with a scale for every 32. OpenVINO reads float16 and q8_0."""
     json: bool = False
     """Print the facts as JSON."""
 
 
 def run(config: ExportConfig) -> Path:
     """Load, refuse what has no class, save."""
+    if config.out.suffix == ".gguf":
+        return _export_gguf(config)
+    if config.dtype == "q8_0":
+        raise ConfigError("only GGUF files hold q8_0 weights", hint=f"`--out {config.out}.gguf`")
     require_new_folder(config.out)
     source = resolve_checkpoint(config.checkpoint)
     model, tokenizer = load_any(source, dtype=getattr(torch, config.dtype))
@@ -51,10 +58,26 @@ def run(config: ExportConfig) -> Path:
         warn(
             f"transformers' scores of this reward model are {float(model.bias):+.4f} above wuya's: it has no bias there"
         )
-    architecture = read_config(config.out)["architectures"][0]
+    return _told(config, source, read_config(config.out)["architectures"][0], "transformers and vLLM")
+
+
+def _export_gguf(config: ExportConfig) -> Path:
+    if config.out.exists():
+        raise ConfigError(f"`{config.out}` exists already", hint=f"write elsewhere (`--out`), or: `rm {config.out}`")
+    source = resolve_checkpoint(config.checkpoint)
+    model, tokenizer = load_any(source)
+    if isinstance(model, ScalarModel):
+        raise ConfigError("GGUF has no place for a reward model", hint="export a folder: `--out` without .gguf")
+    from wuya.models.gguf_writer import save_gguf
+
+    save_gguf(config.out, model, tokenizer, precision=config.dtype)
+    return _told(config, source, hf_family(model.config), "llama.cpp, OpenVINO GenAI and `wuya serve`")
+
+
+def _told(config: ExportConfig, source: Path, architecture: str, readers: str) -> Path:
     if config.json:
         facts = {"out": config.out, "architecture": architecture, "dtype": config.dtype, "source": source}
         sys.stdout.write(to_json(facts) + "\n")
     else:
-        sys.stdout.write(f"{architecture} in {config.dtype}, loads in transformers, vLLM and llama.cpp\n{config.out}\n")
+        sys.stdout.write(f"{architecture} in {config.dtype}, loads in {readers}\n{config.out}\n")
     return config.out

@@ -33,6 +33,14 @@ def named_pre_tokenizer(name: PreTokenizerName) -> PreTokenizer:
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), byte_level])
 
 
+def pre_tokenizer_name(spec: dict[str, Any] | None) -> PreTokenizerName | None:
+    """The family whose cuts this `pre_tokenizer` entry of a tokenizer.json makes; None if it is none of ours."""
+    names: dict[str | None, PreTokenizerName] = {
+        QWEN2_PATTERN: "qwen2", GPT2_PATTERN: "gpt2", SMOLLM_PATTERN: "smollm", LLAMA3_PATTERN: "llama3",
+    }  # fmt: skip
+    return names.get(split_pattern(spec))
+
+
 def split_pattern(spec: dict[str, Any] | None) -> str | None:
     """The one regular expression that cuts as this `pre_tokenizer` entry of a tokenizer.json does; None if none does.
 
