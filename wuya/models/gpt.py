@@ -18,7 +18,10 @@ from wuya.errors import DataError
 from wuya.models.config import GPTConfig
 from wuya.models.layers import Block, KVCache, init_weights, make_norm, residual_std, rotary_tables
 
-__all__ = ["GPT", "GPTConfig"]
+__all__ = ["GPT", "SHARED", "GPTConfig"]
+
+SHARED = -2
+"""The segment of tokens that all later tokens of their row may look at: a prompt before its answers."""
 
 
 class GPT(nn.Module):
@@ -54,7 +57,7 @@ class GPT(nn.Module):
         Args:
             ids_BT: token ids, int64.
             positions_BT: position of each token in its sequence; 0 .. T-1 when absent. Required with a cache.
-            segments_BT: sequence number of each token in a packed row; tokens see their own segment only.
+            segments_BT: sequence number of each token in a packed row; tokens see their own segment only, and `SHARED`.
             cache: keys and values of earlier tokens; it does the attention.
         Returns: hidden_BTD in the weights' dtype.
         """
@@ -127,7 +130,8 @@ def uninitialised_embedding(rows: int, width: int) -> nn.Embedding:
 
 
 def segment_mask(segments_BT: Tensor) -> Tensor:
-    """True where query t may look at key s: s <= t and the same segment; [B, 1, T, T]."""
+    """True where query t may look at key s: s <= t, and s is of the same segment or shared; [B, 1, T, T]."""
     T = segments_BT.shape[1]
     causal_TT = torch.ones(T, T, dtype=torch.bool, device=segments_BT.device).tril()
-    return (segments_BT[:, None, :, None] == segments_BT[:, None, None, :]) & causal_TT
+    query_B1T1, key_B11T = segments_BT[:, None, :, None], segments_BT[:, None, None, :]
+    return ((query_B1T1 == key_B11T) | (key_B11T == SHARED)) & causal_TT

@@ -26,7 +26,6 @@ from torch import Tensor
 
 from wuya.config import require_positive
 from wuya.console import Progress, say, warn
-from wuya.data.batches import pad_right
 from wuya.data.formats import read_rankings
 from wuya.errors import DataError
 from wuya.evals.calibration import PairVote, calibrate
@@ -38,8 +37,8 @@ from wuya.models.gpt import GPT
 from wuya.models.lora import add_lora, merge_lora
 from wuya.tokenizer.bpe import Tokenizer
 from wuya.training import distributed
+from wuya.training.answer_rows import answer_logprobs
 from wuya.training.optimizer import Optimizer, build_optimizer, clip_gradients, set_lr
-from wuya.training.ppo_batches import completion_logprobs
 from wuya.training.ranked_prompts import RankedPrompt, prompt_microbatches, ranked_prompts, vote_tensors
 from wuya.training.run import Run
 from wuya.training.schedule import warmup_cosine
@@ -170,23 +169,12 @@ def load_prompts(path: Path, tokenizer: Tokenizer, *, max_length: int) -> list[R
     return prompts
 
 
-def sequence_logprobs_of(policy: GPT, part: Sequence[RankedPrompt]) -> Tensor:
-    """log pi(answer | prompt) of every answer of the prompts laid end to end, nats, [B]; carries gradient."""
-    sequences = [sequence for prompt in part for sequence in prompt.sequences]
-    starts = [prompt.prompt_length for prompt in part for _ in prompt.sequences]
-    ids_BT, lengths_B = pad_right(sequences, pad_id=0)
-    positions_T = torch.arange(ids_BT.shape[1] - 1)
-    mask_BT = (positions_T >= torch.tensor(starts)[:, None] - 1) & (positions_T < lengths_B[:, None] - 1)
-    device = policy.device
-    return completion_logprobs(policy, ids_BT.to(device), mask_BT.to(device).float(), temperature=1.0).sum(dim=1)
-
-
 @torch.no_grad()
 def logprobs_of(policy: GPT, prompts: Sequence[RankedPrompt], config: DPOConfig) -> list[tuple[RankedPrompt, Tensor]]:
     """Each prompt with the log-probs of its answers, [K]."""
     found: list[tuple[RankedPrompt, Tensor]] = []
     for part in prompt_microbatches(prompts, config.microbatch_tokens):
-        logprobs_B = sequence_logprobs_of(policy, part)
+        logprobs_B = answer_logprobs(policy, part)
         found += zip(part, torch.split(logprobs_B, [len(prompt.sequences) for prompt in part]), strict=True)
     return found
 
@@ -199,7 +187,7 @@ def dpo_gradients(
     totals = torch.zeros(6, dtype=torch.float64)
     for part in prompt_microbatches([batch[i] for i in distributed.local_rows(len(batch))], config.microbatch_tokens):
         ref_B = torch.cat([reference[id(prompt)] for prompt in part])
-        log_ratio_B = sequence_logprobs_of(policy, part) - ref_B
+        log_ratio_B = answer_logprobs(policy, part) - ref_B
         rows_PK, ranks_PK, weights_P = (tensor.to(policy.device) for tensor in vote_tensors(part))
         loss, _ = ranking_loss(log_ratio_B[rows_PK], ranks_PK, weights_P, pair_loss=pair_loss)
         (loss / len(batch)).backward()  # type: ignore[no-untyped-call]

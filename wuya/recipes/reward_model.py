@@ -19,7 +19,6 @@ import torch
 
 from wuya.config import require_positive
 from wuya.console import Progress, say, warn
-from wuya.data.batches import pad_right
 from wuya.data.formats import read_demonstrations, read_rankings
 from wuya.errors import DataError
 from wuya.evals.reward_model_report import judge_reward_model
@@ -35,6 +34,7 @@ from wuya.records import Ranking
 from wuya.tokenizer.bpe import Tokenizer
 from wuya.tokenizer.chat_format import encode_prompt
 from wuya.training import distributed
+from wuya.training.answer_rows import answer_scores
 from wuya.training.optimizer import Optimizer, build_optimizer, clip_gradients, set_lr
 from wuya.training.ranked_prompts import RankedPrompt, prompt_microbatches, ranked_prompts, vote_tensors
 from wuya.training.run import Run
@@ -201,8 +201,7 @@ def ranking_gradients(model: ScalarModel, batch: list[RankedPrompt], *, microbat
     device = model.head.weight.device
     totals = torch.zeros(3, dtype=torch.float64)
     for part in prompt_microbatches(mine, microbatch_tokens):
-        ids_BT, lengths_B = pad_right([sequence for prompt in part for sequence in prompt.sequences], pad_id=0)
-        scores_B = model.scores(ids_BT.to(device), lengths_B.to(device) - 1)
+        scores_B = answer_scores(model, part)
         rows_PK, ranks_PK, weights_P = (tensor.to(device) for tensor in vote_tensors(part))
         loss, _ = ranking_loss(scores_B[rows_PK], ranks_PK, weights_P)
         (loss / len(batch)).backward()  # type: ignore[no-untyped-call]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from wuya.data.batches import length_sorted_microbatches
 from wuya.records import Candidate, Prompt, Ranking
 from wuya.tokenizer.bpe import Tokenizer
 from wuya.tokenizer.chat_format import encode_prompt
@@ -46,9 +47,9 @@ class RankedPrompt:
     """Tokens of the prompt, which all sequences start with."""
 
     @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(len(sequence) for sequence in self.sequences)
+    def length(self) -> int:
+        """Tokens of the prompt once and all answers."""
+        return self.prompt_length + sum(len(sequence) - self.prompt_length for sequence in self.sequences)
 
 
 def completion_ids(candidate: Candidate, tokenizer: Tokenizer) -> list[int]:
@@ -92,17 +93,9 @@ def ranked_prompts(
 
 
 def prompt_microbatches(prompts: Sequence[RankedPrompt], max_tokens: int) -> list[list[RankedPrompt]]:
-    """Prompts of like length together, (answers x longest) within `max_tokens`; a prompt is never cut in two."""
-    groups: list[list[RankedPrompt]] = []
-    rows = 0
-    for prompt in sorted(prompts, key=lambda prompt: -prompt.longest):  # the first of a group is its longest
-        if groups and (rows + len(prompt.sequences)) * groups[-1][0].longest <= max_tokens:
-            groups[-1].append(prompt)
-            rows += len(prompt.sequences)
-        else:
-            groups.append([prompt])
-            rows = len(prompt.sequences)
-    return groups
+    """Prompts of like length together, (prompts x longest) within `max_tokens`; a prompt is never cut in two."""
+    groups = length_sorted_microbatches([prompt.length for prompt in prompts], max_tokens)
+    return [[prompts[index] for index in group] for group in groups]
 
 
 def vote_tensors(prompts: Sequence[RankedPrompt]) -> tuple[Tensor, Tensor, Tensor]:
