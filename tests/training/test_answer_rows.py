@@ -68,7 +68,7 @@ def test_scores_and_their_gradients_are_those_of_one_sequence_an_answer(model: G
         scorer.head(one_by_one(model, prompts)[0]).squeeze(-1) - scorer.bias,
     ):
         scorer.zero_grad()
-        (scores_B * torch.arange(1, len(scores_B) + 1)).sum().backward()  # type: ignore[no-untyped-call]
+        (scores_B * torch.arange(1, len(scores_B) + 1)).sum().backward()
         gradients.append((scores_B.detach(), [p.grad.clone() for p in scorer.parameters() if p.grad is not None]))
     (ours_B, ours), (alone_B, alone) = gradients
     torch.testing.assert_close(ours_B, alone_B, atol=2e-5, rtol=1e-4)
