@@ -1,11 +1,12 @@
 """Six ways from the same rankings to a policy on one chart: win rate (held-out labelers) against KL.
 
+    python scripts/frontier.py runs/demo-seed1 --out runs/frontier --methods dpo        # one policy, a few minutes
     python scripts/frontier.py runs/demo-seed1 runs/demo-seed2 runs/demo-seed3 --out runs/frontier
 
 Reads finished demos (`wuya demo`): the SFT model, the rankings, the reward model, PPO and PPO-ptx. Trains RLOO, GRPO,
-DPO and best-of-n distillation beside them, at two strengths each, judges all on the final prompts, and writes
-<out>/{frontier.json, frontier.md, frontier.svg}. What is finished is not run again. Every KL is measured on sampled
-answers; the labelers are simulated, and the table says so.
+DPO and best-of-n distillation beside them (`--strengths 2`: at two strengths each), judges all on the final prompts,
+and writes <out>/{frontier.json, frontier.md, frontier.svg}. What is finished is not run again, and what the demo has
+judged is taken from it. Every KL is measured on sampled answers; the labelers are simulated, and the table says so.
 """
 
 import argparse
@@ -154,10 +155,11 @@ def main() -> None:
     parser.add_argument("demos", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--strengths", type=int, default=1, help="how many of each method's strengths")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for folder in arguments.demos:
-        rows += judged(folder, arguments.out / folder.name, arguments.methods)
+        rows += judged(folder, arguments.out / folder.name, arguments.methods, arguments.strengths)
     text, picture = report(rows)
     make_folder(arguments.out)
     write_atomic(arguments.out / "frontier.json", to_json(rows, indent=1) + "\n")
@@ -166,54 +168,63 @@ def main() -> None:
     print(text)
 
 
-def judged(folder: Path, out: Path, methods: Sequence[str]) -> list[dict[str, Any]]:
+def judged(folder: Path, out: Path, methods: Sequence[str], num_strengths: int) -> list[dict[str, Any]]:
     """One row a policy of one demo: method, strength, KL, win rate against SFT, gold and proxy score."""
     identity = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
     demo = Demo(folder, SIZES[identity["size"]], identity["seed"], identity["evaluate_on"])
-    policies: dict[str, Path] = {}
+    of_demo = json.loads((folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    rows = [row_of(of_demo, folder.name, "best_of_n", "4", "best_of_n", rate="best_of_4_vs_sft")]
     for method in methods:
         train, strengths, _ = METHODS[method]
-        for strength in strengths:
-            name = f"{method}_{strength:g}"
+        for strength in strengths[:num_strengths]:
             if ready := READY.get((method, strength)):
-                policies[name] = folder / ready
+                rows.append(row_of(of_demo, folder.name, method, f"{strength:g}", ready))
                 continue
-            policies[name] = out / name
+            name = f"{method}_{strength:g}"
             if not (out / name / "done").exists():
                 train(demo, make_folder(out) / name, strength)
                 write_atomic(out / name / "done", "")
-    path = out / "evaluation" / "evaluation.json"
+            found = compared(demo, out / name, out / f"{name}_evaluation")
+            rows.append(row_of(found, folder.name, method, f"{strength:g}", "policy"))
+    return rows
+
+
+def compared(demo: Demo, policy: Path, out: Path) -> dict[str, Any]:
+    """A policy against the SFT model on the demo's final prompts, by the demo's seed: the same SFT answers for all."""
+    path = out / "evaluation.json"
     if not path.exists():
         evaluate.run(
             EvaluateConfig(
-                out=out / "evaluation",
-                sft=folder / "sft",
-                policies=policies,
-                prompts=folder / "data" / "evaluation.jsonl",
-                labelers=folder / "data" / "labelers.json",
-                reward_model=str(folder / "reward"),
+                out=out,
+                sft=demo.folder / "sft",
+                policies={"policy": policy},
+                prompts=demo.folder / "data" / "evaluation.jsonl",
+                labelers=demo.folder / "data" / "labelers.json",
+                reward_model=str(demo.folder / "reward"),
+                best_of=1,
                 num_prompts=demo.size.evaluation_prompts,
                 max_tokens=demo.size.max_answer_tokens,
                 seed=demo.seed,
                 quiet=True,
             )
         )
-    found = json.loads(path.read_text(encoding="utf-8"))
-    rates, kls, scores = found["win_rate"], found["kl"], found["scores"]
-    rows = [
-        {"demo": folder.name, "method": name.rpartition("_")[0], "strength": name.rpartition("_")[2]}
-        | {"kl": kls[name]["per_response"], **{k: rates[f"{name}_vs_sft"][k] for k in ("mean", "low", "high")}}
-        | scores[name]
-        for name in policies
-    ]
-    best = next((key for key in rates if key.startswith("best_of_")), None)
-    if best:
-        rate = {k: rates[best][k] for k in ("mean", "low", "high")}
-        kl = kls["best_of_n"]["per_response"]
-        rows.append(
-            {"demo": folder.name, "method": "best_of_n", "strength": "4", "kl": kl, **rate, **scores["best_of_n"]}
-        )
-    return rows
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def row_of(
+    found: Mapping[str, Any], demo: str, method: str, strength: str, name: str, *, rate: str = ""
+) -> dict[str, Any]:
+    """What an evaluation says of one of its policies."""
+    votes = found["win_rate"][rate or f"{name}_vs_sft"]
+    return {
+        "demo": demo,
+        "method": method,
+        "strength": strength,
+        "kl": found["kl"][name]["per_response"],
+        **{key: votes[key] for key in ("mean", "low", "high")},
+        **found["scores"][name],
+        "distinct_2": found["diversity"][name]["distinct_2"],
+    }
 
 
 def report(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
@@ -226,8 +237,8 @@ def report(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         f"{seeds} seeds; votes by held-out *simulated* labelers; [lowest, highest] over seeds; half width: of one",
         "seed's 95 % interval. KL in nats an answer, measured on sampled answers (best_of_n: log n - (n-1)/n).",
         "",
-        "| method | strength | KL | preferred to SFT | half width | gold | proxy |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| method | strength | KL | preferred to SFT | half width | gold | proxy | distinct-2 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for (method, strength), group in sorted(groups.items()):
@@ -239,7 +250,7 @@ def report(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
             f"| {method} | {name} {strength} | {kl:.2f} [{min(r['kl'] for r in group):.2f}, "
             f"{max(r['kl'] for r in group):.2f}] | {rate:.1%} [{min(r['mean'] for r in group):.1%}, "
             f"{max(r['mean'] for r in group):.1%}] | {half:.1%} | {mean(r['gold'] for r in group):+.2f} | "
-            f"{mean(r['proxy'] for r in group):+.2f} |"
+            f"{mean(r['proxy'] for r in group):+.2f} | {mean(r['distinct_2'] for r in group):.2f} |"
         )
     series = {}
     for method, points in curves.items():

@@ -126,7 +126,7 @@ def test_folds_leave_every_labeler_out_once_and_judge_by_those_left_out() -> Non
 
 def test_the_frontier_averages_seeds_and_starts_every_curve_at_the_sft_model() -> None:
     frontier = script("frontier")
-    row = {"low": 0.6, "high": 0.7, "gold": 1.0, "proxy": 2.0}
+    row = {"low": 0.6, "high": 0.7, "gold": 1.0, "proxy": 2.0, "distinct_2": 0.8}
     rows = [
         {"demo": demo, "method": "dpo", "strength": "0.1", "kl": kl, "mean": rate, **row}
         for demo, kl, rate in (("s1", 1.0, 0.64), ("s2", 3.0, 0.66))
