@@ -162,3 +162,23 @@ def test_every_method_of_the_frontier_has_a_valid_config_at_every_strength(
     }  # fmt: skip
     assert {c.algorithm for c in configs if hasattr(c, "algorithm")} == {"rloo", "grpo"}
     assert {c.ptx_coef > 0 for c in configs if hasattr(c, "ptx_coef")} == {True, False}
+
+
+def test_heads_find_a_hidden_taste_and_say_how_sure_they_may_be() -> None:
+    heads = script("human_heads")
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=8) / 2
+
+    def comparisons(count: int) -> np.ndarray:
+        x_ND = rng.normal(size=(count, 8))
+        wins_N = rng.random(count) < 1 / (1 + np.exp(-x_ND @ weights))
+        return np.where(wins_N[:, None], x_ND, -x_ND)
+
+    train, dev = comparisons(600), comparisons(400)
+    ridge, out_of_fold = heads.cross_validated(train)
+    margins = dev @ heads.logistic(train, ridge)
+    assert heads.right(margins).mean() > heads.right(dev @ weights).mean() - 0.03
+    found = heads.calibration(out_of_fold, margins)
+    assert found["ece"] <= found["ece_floor"]["high"]
+    few, many = (heads.learned_from(n, train, dev, ridge)["mean"] for n in (20, 600))
+    assert few < many
