@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--members", type=int, default=8)
+    parser.add_argument("--rules", nargs="*", default=list(RULES), choices=RULES, help="random is always run")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     people = Labelers.load(arguments.demo / "data" / "labelers.json")
@@ -77,7 +78,7 @@ def main() -> None:
             collect(rule, pool, train, people.training, test, votes_LN, seed, arguments)
             for seed in range(arguments.seeds)
         ]
-        for rule in RULES
+        for rule in dict.fromkeys(["random", *arguments.rules])
     }
     labels = [arguments.batch * (r + 1) for r in range(arguments.rounds)]
     text = report(labels, curves)
