@@ -214,6 +214,10 @@ def test_links_for_everybody_can_be_switched_off(client: TestClient, service: Se
     client.patch("/api/admin/settings", json={"public_shares": False})
     assert stranger.get("/api/shares/s").status_code == 401
     assert client.get("/api/shares/s").status_code == 200
+    client.patch("/api/admin/settings", json={"sharing": False})
+    assert client.get("/api/shares/s").status_code == 404 and client.get("/s/s").status_code == 404
+    assert client.post("/api/conversations/c/share", json={}).json()["code"] == "sharing_off"
+    assert client.get("/api/chat/config").json()["sharing"] is False
 
 
 def test_the_audit_log_shows_what_was_done_and_that_it_was_changed(client: TestClient, service: Service) -> None:

@@ -14,6 +14,7 @@ from wuya.feedback.chats import ChatComparison as Given
 from wuya.feedback.chats import chat_prompt, replace_chat, withdraw_chat
 from wuya.feedback.comparisons import ChatMessage as ChatNode
 from wuya.feedback.comparisons import comparisons_of_chat
+from wuya.feedback.tables import ModelVersion
 from wuya.records import Feedback, Message, Prompt
 from wuya.web.tables import ChatComparison, ChatFeedback, ChatMessage, Conversation, ServiceSetting
 from wuya.web.tree import Tree, tree_of
@@ -40,6 +41,7 @@ def publish(connection: Connection, conversation_id: str, *, secret: bytes) -> N
     thumbs = select(ChatFeedback.__table__).where(ChatFeedback.message_id.in_(list(rows)))
     votes = select(ChatComparison.__table__).where(ChatComparison.conversation_id == conversation_id)
     author = author_hash(conversation["user_id"], secret)
+    models = _models(connection, rows)
 
     def prompt(message_id: str | None) -> Prompt:
         system = conversation["system_prompt"]
@@ -49,8 +51,8 @@ def publish(connection: Connection, conversation_id: str, *, secret: bytes) -> N
 
     opinions = [row for row in connection.execute(thumbs).mappings() if _usable(rows[row["message_id"]])]
     compared = connection.execute(votes).mappings().all()
-    given = [*_votes(compared, rows, prompt)]
-    given += _siblings(tree, rows, compared, conversation["system_prompt"], author)
+    given = [*_votes(compared, rows, models, prompt)]
+    given += _siblings(tree, rows, compared, models, conversation["system_prompt"], author)
     feedback = [
         (row["message_id"], Feedback(prompt(rows[row["message_id"]]["parent_id"]), rows[row["message_id"]]["content"],
                                      row["value"], tuple(row["reasons"]), row["comment"], row["better_answer"]))
@@ -85,19 +87,34 @@ def author_hash(user_id: str, secret: bytes) -> str:
     return hmac.new(secret, f"author {user_id}".encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def _votes(compared: Iterable[RowMapping], rows: Rows, prompt: Callable[[str], Prompt]) -> Iterable[Given]:
+def _models(connection: Connection, rows: Rows) -> Mapping[str, str]:
+    """Who wrote each message: the version where it is known (an alias may have several), else the alias."""
+    wanted = {row["model_version_id"] for row in rows.values()} - {None}
+    query = select(ModelVersion.id, ModelVersion.name).where(ModelVersion.id.in_(sorted(wanted)))
+    names = {id: name for id, name in connection.execute(query)}
+    return {id: names.get(row["model_version_id"], row["model_alias"]) for id, row in rows.items()}
+
+
+def _votes(
+    compared: Iterable[RowMapping], rows: Rows, models: Mapping[str, str], prompt: Callable[[str], Prompt]
+) -> Iterable[Given]:
     for row in compared:
         a, b = rows[row["a_message_id"]], rows[row["b_message_id"]]
         if row["outcome"] and _usable(a) and _usable(b):
             yield Given(
                 prompt=prompt(row["parent_id"]), a_text=a["content"], b_text=b["content"], outcome=row["outcome"],
-                source="compare", a_model=a["model_alias"], b_model=b["model_alias"], left_is_a=row["left_is_a"],
+                source="compare", a_model=models[a["id"]], b_model=models[b["id"]], left_is_a=row["left_is_a"],
                 strength=row["strength"], reasons=tuple(row["reasons"]),
             )  # fmt: skip
 
 
 def _siblings(
-    tree: Tree, rows: Rows, compared: Iterable[RowMapping], system_prompt: str, author: str
+    tree: Tree,
+    rows: Rows,
+    compared: Iterable[RowMapping],
+    models: Mapping[str, str],
+    system_prompt: str,
+    author: str,
 ) -> Iterable[Given]:
     """Answers a person corrected, and answers asked for again; pairs that were voted on are not counted twice."""
     voted = {frozenset((row["a_message_id"], row["b_message_id"])) for row in compared}
@@ -111,7 +128,7 @@ def _siblings(
         if _usable(chosen) and _usable(rejected) and frozenset((chosen["id"], rejected["id"])) not in voted:
             yield Given(
                 prompt=chat_prompt(pair.prompt.messages, author=author), a_text=pair.chosen, b_text=pair.rejected,
-                outcome="a", source=pair.source, a_model=chosen["model_alias"], b_model=rejected["model_alias"],
+                outcome="a", source=pair.source, a_model=models[chosen["id"]], b_model=models[rejected["id"]],
             )  # fmt: skip
 
 

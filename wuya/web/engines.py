@@ -12,6 +12,7 @@ from wuya.errors import ConfigError
 from wuya.feedback.database import open_engine, reading
 from wuya.feedback.tables import ModelAlias, ModelVersion
 from wuya.inference.backends.protocol import Engine
+from wuya.web.traffic import canary_of, without_canary
 
 DEMO_STAGES = ("ppo_ptx", "ppo", "sft")
 """What of a demo is worth talking to, the best first."""
@@ -38,7 +39,7 @@ def alias_of(place: str) -> str:
 
 
 def promoted(database: str | Path) -> dict[str, str]:
-    """What the registry has promoted and is still there."""
+    """What the registry has promoted and is still there, with canaries."""
     if isinstance(database, Path) and not database.is_file():
         return {}
     engine = open_engine(database)
@@ -47,9 +48,14 @@ def promoted(database: str | Path) -> dict[str, str]:
             active = select(ModelAlias.alias, ModelVersion.path)
             active = active.join(ModelVersion, ModelVersion.id == ModelAlias.active_version_id)
             rows = connection.execute(active.order_by(ModelAlias.alias)).all()
+            trial = select(ModelAlias.alias, ModelVersion.path)
+            trial = trial.join(ModelVersion, ModelVersion.id == ModelAlias.canary_version_id)
+            trials = connection.execute(trial.where(ModelAlias.canary_pct > 0).order_by(ModelAlias.alias)).all()
     finally:
         engine.dispose()
-    return {alias: path for alias, path in rows if path.startswith("package:") or Path(path).exists()}
+    found = {alias: path for alias, path in rows} | {canary_of(alias): path for alias, path in trials}
+    there = {name: path for name, path in found.items() if path.startswith("package:") or Path(path).exists()}
+    return {name: path for name, path in there.items() if without_canary(name) in there}
 
 
 def of_demo(workspace: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ RoleName = Literal["admin", "lead", "moderator", "labeler", "user"]
 SETTINGS: dict[str, tuple[type, Any]] = {
     "sign_up": (str, "closed"),
     "ask_data_use": (bool, True),
+    "sharing": (bool, True),
     "public_shares": (bool, True),
 }
 """Key, type and default of what an admin chooses for the whole service."""

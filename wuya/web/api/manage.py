@@ -19,6 +19,7 @@ from wuya.web.api.store import KeyRecord, KeySettings
 from wuya.web.errors import ApiError
 from wuya.web.pages import render
 from wuya.web.service import Service, service_of
+from wuya.web.traffic import models_of
 from wuya.web.usage import UsageRecord, list_usage
 
 router = APIRouter(tags=["keys"])
@@ -128,7 +129,7 @@ def page(request: Request, service: At, viewer: Person) -> Response:
     """Keys & usage."""
     data = {
         "scopes": [scope for scope, needed in SCOPES.items() if viewer.may(needed)],
-        "models": [model.alias for model in service.engine.info().models],
+        "models": [model.alias for model in models_of(service.engine)],
         "api_base": str(request.base_url).rstrip("/") + "/v1",
         "keys_needed": service.settings.accounts,
     }

@@ -26,6 +26,7 @@ from wuya.web.api.schema import (
     TokenizeRequest,
 )
 from wuya.web.service import Service, service_of
+from wuya.web.traffic import models_of
 
 v1 = APIRouter(prefix="/v1", tags=["v1"], route_class=V1Route, responses=bodies.REFUSALS)
 At = Annotated[Service, Depends(service_of)]
@@ -83,7 +84,7 @@ async def moderations(
 @v1.get("/models", response_model=bodies.ModelList)
 async def list_models(service: At, caller: Annotated[Caller, Depends(caller_with(""))]) -> Response:
     """Every model that the key may use."""
-    models = [model for model in service.engine.info().models if caller.may_use(model.alias)]
+    models = [model for model in models_of(service.engine) if caller.may_use(model.alias)]
     return JSONResponse({"object": "list", "data": [_model(model) for model in models]})
 
 

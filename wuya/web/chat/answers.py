@@ -23,6 +23,7 @@ from wuya.web.chat.schema import PARAMS, Generate, Params
 from wuya.web.errors import ApiError
 from wuya.web.service import Service
 from wuya.web.tables import ChatMessage
+from wuya.web.traffic import Route, models_of, traffic_of
 from wuya.web.tree import tree_of
 
 LEAST_ANSWER = 16
@@ -48,6 +49,8 @@ class Plan:
     path: tuple[Text, ...]
     """Up to the message that is answered; {id, role, content}."""
     requests: tuple[GenerationRequest, ...]
+    routes: tuple[Route, ...]
+    """Which version writes each of them."""
     is_comparison: bool = False
     continued: str = ""
     """The id of the message to go on with, instead of writing new ones."""
@@ -57,12 +60,20 @@ class Plan:
 
 def default_model(service: Service) -> str:
     """The alias new chats use. Raises: ApiError 503 if no model is loaded."""
-    models = [model.alias for model in service.engine.info().models]
+    models = [model.alias for model in models_of(service.engine)]
     if service.settings.default_model in models:
         return service.settings.default_model
     if not models:
         raise ApiError(503, "no_model", "no model is loaded yet", retry_after=5)
     return models[0]
+
+
+def known_model(service: Service, alias: str) -> str:
+    """The alias, if people may ask for it. Raises: UnknownModel."""
+    aliases = [model.alias for model in models_of(service.engine)]
+    if alias not in aliases:
+        raise UnknownModel(alias, aliases)
+    return alias
 
 
 def context_length(engine: Engine, model: str) -> int:
@@ -111,15 +122,18 @@ async def plan(
     hub.admit(user_id, len(aliases))
     params = params_of(conversation["params"], options.params)
     texts = _with_system(conversation["system_prompt"], path)
-    fitted = {alias: await fit(service.engine, alias, texts, params.max_tokens) for alias in dict.fromkeys(aliases)}
+    known = {alias: await traffic_of(service).route(alias, conversation["id"]) for alias in dict.fromkeys(aliases)}
+    routes = tuple(known[alias] for alias in aliases)
+    fitted = {route: await fit(service.engine, route.engine_alias, texts, params.max_tokens) for route in set(routes)}
     requests = []
-    for index, alias in enumerate(aliases):
+    for index, route in enumerate(routes):
         seed = params.seed + index if params.seed is not None else secrets.randbits(31)
-        own = replace(params, seed=seed, max_tokens=fitted[alias].max_tokens)
+        own = replace(params, seed=seed, max_tokens=fitted[route].max_tokens)
+        ids = fitted[route].ids
         requests.append(
-            GenerationRequest(job=uuid7(), model=alias, prompt_ids=fitted[alias].ids, params=own, user=user_id)
+            GenerationRequest(job=uuid7(), model=route.engine_alias, prompt_ids=ids, params=own, user=user_id)
         )
-    return Plan(conversation, tuple(path), tuple(requests), is_comparison=compare)
+    return Plan(conversation, tuple(path), tuple(requests), routes, is_comparison=compare)
 
 
 async def plan_continuation(
@@ -132,11 +146,12 @@ async def plan_continuation(
     alias = row["model_alias"] or conversation["model_alias"] or default_model(service)
     params = params_of(conversation["params"], Params())
     texts = _with_system(conversation["system_prompt"], path)
-    fitted = await fit(service.engine, alias, texts, params.max_tokens)
+    route = await traffic_of(service).route(alias, conversation["id"])
+    fitted = await fit(service.engine, route.engine_alias, texts, params.max_tokens)
     own = replace(params, seed=params.seed if params.seed is not None else secrets.randbits(31),
                   max_tokens=fitted.max_tokens)  # fmt: skip
-    request = GenerationRequest(job=uuid7(), model=alias, prompt_ids=fitted.ids, params=own, user=user_id)
-    return Plan(conversation, tuple(path), (request,), continued=row["id"], text=row["content"],
+    request = GenerationRequest(job=uuid7(), model=route.engine_alias, prompt_ids=fitted.ids, params=own, user=user_id)
+    return Plan(conversation, tuple(path), (request,), (route,), continued=row["id"], text=row["content"],
                 tokens=row["completion_tokens"] or 0)  # fmt: skip
 
 
@@ -146,7 +161,7 @@ def carry_out(connection: Connection, plan: Plan, user_id: str, parent_id: str, 
     """Write the rows of a plan: answers that are empty still, their generations, the comparison. Jobs to start."""
     conversation_id = plan.conversation["id"]
     jobs, rows = [], []
-    for request in plan.requests:
+    for request, route in zip(plan.requests, plan.routes, strict=True):
         if plan.continued:
             id = plan.continued
             values = {"status": "streaming", "generation_id": request.job, "finish_reason": None, "error_code": None}
@@ -154,9 +169,9 @@ def carry_out(connection: Connection, plan: Plan, user_id: str, parent_id: str, 
         else:
             id = messages.add(
                 connection, conversation_id, parent_id, "assistant", "", status="streaming",
-                model_alias=request.model, generation_id=request.job,
+                model_alias=route.alias, model_version_id=route.version_id, generation_id=request.job,
             )  # fmt: skip
-        rows.append(_generation_row(request, conversation_id, id, user_id, base_tokens=plan.tokens))
+        rows.append(_generation_row(request, route, conversation_id, id, user_id, base_tokens=plan.tokens))
         question = next((text["content"] for text in reversed(plan.path) if text["role"] == "user"), "")
         jobs.append(Job(request, conversation_id, id, user_id, question, text=plan.text, tokens=plan.tokens))
     ledger.begin(connection, rows)
@@ -191,7 +206,7 @@ def started(connection: Connection, message_ids: Sequence[str], comparison: str 
 async def count_tokens(service: Service, user_id: str, body: Any) -> dict[str, Any]:
     """Tokens of a text, or of the whole prompt it would be the end of, and which turns would not fit."""
     if body.conversation_id is None:
-        model = body.model or default_model(service)
+        model = known_model(service, body.model or default_model(service))
         ids = await service.engine.tokenize(model, body.text)
         length = context_length(service.engine, model)
         return {"tokens": len(ids), "context_length": length, "reserved": 0, "dropped": [], "truncated": False}
@@ -204,7 +219,8 @@ async def count_tokens(service: Service, user_id: str, body: Any) -> dict[str, A
             return row, messages.texts(connection, tree.path(leaf if leaf in tree else tree.last_leaf()))
 
     conversation, path = await asyncio.to_thread(load)
-    model = body.model or conversation["model_alias"] or default_model(service)
+    alias = body.model or conversation["model_alias"] or default_model(service)
+    model = (await traffic_of(service).route(alias, body.conversation_id)).engine_alias
     texts = _with_system(conversation["system_prompt"], path)
     if body.text.strip() or not path or path[-1]["role"] != "user":  # what is asked next ends with a question
         texts.append({"id": "", "role": "user", "content": body.text})
@@ -237,7 +253,7 @@ def _turn(text: Text) -> Text:
 
 
 def _generation_row(
-    request: GenerationRequest, conversation_id: str, message_id: str, user_id: str, *, base_tokens: int
+    request: GenerationRequest, route: Route, conversation_id: str, message_id: str, user_id: str, *, base_tokens: int
 ) -> dict[str, Any]:
     names = ("temperature", "top_p", "top_k", "min_p", "max_tokens", "presence_penalty", "frequency_penalty",
              "repetition_penalty")  # fmt: skip
@@ -248,7 +264,8 @@ def _generation_row(
         "conversation_id": conversation_id,
         "message_id": message_id,
         "user_id": user_id,
-        "model_alias": request.model,
+        "model_alias": route.alias,
+        "model_version_id": route.version_id,
         "params": params,
         "seed": request.params.seed,
         "state": "queued",

@@ -10,11 +10,12 @@ from sqlalchemy import select
 from wuya.feedback.base import now
 from wuya.feedback.database import reading, writing
 from wuya.web.accounts.auth import Viewer, require
-from wuya.web.chat import answers, messages, schema, search, search_store, store, views
+from wuya.web.chat import answers, messages, schema, search, search_store, shares, store, views
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.errors import ApiError
 from wuya.web.service import Service, service_of
 from wuya.web.tables import ChatMessage, Conversation
+from wuya.web.traffic import models_of
 from wuya.web.tree import tree_of
 
 router = APIRouter(prefix="/api", tags=["chat"])
@@ -27,8 +28,10 @@ Cursor = Annotated[str, Query(max_length=400)]
 @router.get("/chat/config")
 def config(viewer: Chatter, service: TheService) -> dict[str, Any]:
     """What the chat page must know: models, parameters, reasons, limits."""
-    models = service.engine.info().models
+    models = models_of(service.engine)
     longest = max((model.context_length for model in models), default=0)
+    with reading(service.database) as connection:
+        sharing = shares.is_on(connection)
     params = schema.PARAMS | {"max_tokens": schema.PARAMS["max_tokens"] | {"max": longest or 1_000_000}}
     return {
         "models": [{"alias": model.alias, "context_length": model.context_length} for model in models],
@@ -44,7 +47,7 @@ def config(viewer: Chatter, service: TheService) -> dict[str, Any]:
             "page": 200,
         },
         "data_use_default": viewer.data_use,
-        "sharing": True,
+        "sharing": sharing,
     }
 
 
@@ -73,7 +76,7 @@ def list_conversations(
 @router.post("/conversations", status_code=201)
 def create_conversation(body: schema.NewConversation, viewer: Chatter, service: TheService) -> dict[str, Any]:
     """A new chat. Whether it may be used for training is the person's own default, which is off at first."""
-    model = _known_model(service, body.model) if body.model else ""
+    model = answers.known_model(service, body.model) if body.model else ""
     data_use = viewer.data_use if body.data_use is None else body.data_use
     with writing(service.database) as connection:
         id = store.create(
@@ -100,7 +103,7 @@ def change_conversation(
     if body.params is not None:
         values["params"] = body.params.given()
     if body.model is not None:
-        values["model_alias"] = _known_model(service, body.model) if body.model else ""
+        values["model_alias"] = answers.known_model(service, body.model) if body.model else ""
     if body.archived is not None:
         values["archived_at"] = now() if body.archived else None
     if body.trashed is not None:
@@ -243,8 +246,3 @@ async def _delete_for_good(service: Service, viewer: Viewer, ids: list[str]) -> 
             return len(store.in_bulk(connection, viewer.user_id, ids, "delete"))
 
     return await asyncio.to_thread(delete)
-
-
-def _known_model(service: Service, alias: str) -> str:
-    answers.context_length(service.engine, alias)
-    return alias

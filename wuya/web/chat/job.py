@@ -10,6 +10,7 @@ from typing import Any
 
 from wuya.inference.backends.protocol import GenerationRequest
 from wuya.web.markdown.stream import MarkdownStream
+from wuya.web.traffic import without_canary
 
 RING = 1000
 """Events kept to be sent again; who missed more gets a snapshot."""
@@ -79,6 +80,11 @@ class Job:
     def id(self) -> str:
         """Of the generation."""
         return self.request.job
+
+    @property
+    def alias(self) -> str:
+        """Of the model, as people know it."""
+        return without_canary(self.request.model)
 
     @property
     def tokens_per_second(self) -> float | None:

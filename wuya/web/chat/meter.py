@@ -36,9 +36,9 @@ class Meter:
             self.metrics.stops.inc()
         read, written = job.prompt_tokens or 0, job.new_tokens
         if read or written:
-            self.metrics.tokens.labels("prompt", job.request.model).inc(read)
-            self.metrics.tokens.labels("completion", job.request.model).inc(written)
+            self.metrics.tokens.labels("prompt", job.alias).inc(read)
+            self.metrics.tokens.labels("completion", job.alias).inc(written)
             self._add_usage(
-                day=now().date(), user_id=job.user_id, key_id=None, model=job.request.model, prompt_tokens=read,
+                day=now().date(), user_id=job.user_id, key_id=None, model=job.alias, prompt_tokens=read,
                 completion_tokens=written,
             )  # fmt: skip

@@ -20,9 +20,16 @@ SHARES = 1000
 """Of one person, revoked ones included."""
 
 
+def is_on(connection: Connection) -> bool:
+    """Whether chats may be shared at all; an admin decides. Switched off, the shares there are can't be read either."""
+    return bool(setting(connection, "sharing", True))
+
+
 def share(connection: Connection, conversation_id: str, user_id: str, body: NewShare) -> dict[str, Any]:
     """Freeze a path and give it an address that nobody can guess."""
     row = store.owned(connection, conversation_id, user_id)
+    if not is_on(connection):
+        raise ApiError(403, "sharing_off", "chats can't be shared on this server")
     tree = tree_of(connection, conversation_id)
     leaf = body.leaf_id or row["active_leaf_id"] or tree.last_leaf()
     if leaf is None or leaf not in tree:
@@ -73,7 +80,7 @@ def public(connection: Connection, id: str, *, signed_in: bool, count: bool = Fa
         .where(Share.id == id, Share.revoked_at.is_(None), or_(Share.expires_at.is_(None), Share.expires_at > now()))
     )
     row = connection.execute(query).mappings().first()
-    if row is None or row["deleted_at"] is not None:
+    if row is None or row["deleted_at"] is not None or not is_on(connection):
         raise ApiError(404, "not_found", "this share does not exist, has expired or was revoked")
     open_to_all = row["visibility"] == "link" and setting(connection, "public_shares", True)
     if not (open_to_all or signed_in):

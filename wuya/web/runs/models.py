@@ -4,13 +4,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.concurrency import run_in_threadpool
 
 from wuya.feedback.database import reading
 from wuya.web.accounts.auth import Viewer, require
-from wuya.web.errors import ApiError
-from wuya.web.runs import registry
+from wuya.web.runs import registry, switches
 from wuya.web.service import Service, service_of
+from wuya.web.traffic import models_of
 
 router = APIRouter(prefix="/api", tags=["models"])
 ServiceNow = Annotated[Service, Depends(service_of)]
@@ -35,10 +34,20 @@ class Promotion(BaseModel):
     version_id: Annotated[str, Field(max_length=200)]
 
 
+class Canary(BaseModel):
+    """Which version shall answer how much."""
+
+    model_config = ConfigDict(extra="forbid")
+    version_id: Annotated[str, Field(max_length=200)] | None = None
+    """None: the canary that there is."""
+    percent: Annotated[int, Field(ge=0, le=100)]
+    """Of the chats; 0 ends it."""
+
+
 @router.get("/models")
 def served(service: ServiceNow, viewer: Anybody) -> dict[str, Any]:
     """Models one can talk to now."""
-    models = service.engine.info().models
+    models = models_of(service.engine)
     shown = ("alias", "context_length", "has_chat", "has_tools", "created")
     return {"items": [{key: getattr(model, key) for key in shown} for model in models], "next": None}
 
@@ -48,12 +57,15 @@ def registered(service: ServiceNow, viewer: Watcher) -> dict[str, Any]:
     """Aliases, versions, and finished runs that are no versions yet."""
     with reading(service.database) as connection:
         versions, aliases = registry.versions(connection), registry.aliases(connection)
+        named = {row[key] for row in aliases for key in ("active_version_id", "canary_version_id")} - {None}
+        opinions = registry.opinions(connection, named)
     known = {row["path"] for row in versions}
     root = service.settings.workspace / "runs"
     found = registry.found_in_runs(service)
-    fresh = [row for row in found if str(root.joinpath(*row["run"].split("~")) / "model") not in known]
-    live = {model.alias: model.path for model in service.engine.info().models}
-    return {"aliases": aliases, "versions": versions, "found": fresh, "serving": live}
+    place = {row["run"]: root.joinpath(*row["run"].split("~")) / "model" for row in found}
+    fresh = [row for row in found if not {str(place[row["run"]]), str(place[row["run"]].resolve())} & known]
+    live = {model.alias: model.path for model in service.engine.info().models}  # canaries too: `ppo@canary`
+    return {"aliases": aliases, "versions": versions, "found": fresh, "serving": live, "opinions": opinions}
 
 
 @router.post("/model-versions", status_code=201)
@@ -73,21 +85,16 @@ def lineage(id: Annotated[str, Path(max_length=200)], service: ServiceNow, viewe
 @router.post("/models/{alias}/promote")
 async def promote(alias: Alias, body: Promotion, service: ServiceNow, viewer: Keeper) -> dict[str, Any]:
     """Let an alias answer with another version; what streams now finishes on the old one."""
-    with reading(service.database) as connection:
-        version = registry.version(connection, body.version_id)
-    await registry.switch(service, alias, version)
-    return await run_in_threadpool(registry.point, service, alias, body.version_id, viewer, rolled_back=False)
+    return await switches.promote(service, alias, body.version_id, viewer)
+
+
+@router.post("/models/{alias}/canary")
+async def canary(alias: Alias, body: Canary, service: ServiceNow, viewer: Keeper) -> dict[str, Any]:
+    """Give a version a share of an alias's chats, change the share, or end it with 0."""
+    return await switches.set_canary(service, alias, body.version_id, body.percent, viewer)
 
 
 @router.post("/models/{alias}/rollback")
 async def roll_back(alias: Alias, service: ServiceNow, viewer: Keeper) -> dict[str, Any]:
-    """Let an alias answer with the version before."""
-    with reading(service.database) as connection:
-        row = next((row for row in registry.aliases(connection) if row["alias"] == alias), None)
-        if row is None:
-            raise ApiError(404, "not_found", "there is no such alias")
-        if not row["history"]:
-            raise ApiError(409, "no_history", "this alias never pointed to another version")
-        version = registry.version(connection, row["history"][-1])
-    await registry.switch(service, alias, version)
-    return await run_in_threadpool(registry.point, service, alias, version["id"], viewer, rolled_back=True)
+    """End the alias's canary; without one, let it answer with the version before."""
+    return await switches.roll_back(service, alias, viewer)

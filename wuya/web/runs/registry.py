@@ -1,26 +1,22 @@
-"""Which model answers: versions with their lineage, aliases that point to one, promote and roll back.
-
-A promotion loads the new weights first and changes the alias then; streams that run finish on the old weights.
-"""
+"""Which model answers, in the database: versions with their lineage, aliases with their live version and canary."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, case, func, insert, select, update
 
-from wuya.errors import WuyaError
 from wuya.feedback.database import reading, writing
-from wuya.feedback.tables import ModelAlias, ModelVersion, RunRow, uuid7
+from wuya.feedback.tables import ModelAlias, ModelVersion, RunRow
 from wuya.web import audit
 from wuya.web.accounts.auth import Viewer
 from wuya.web.errors import ApiError
 from wuya.web.runs.watching import folders_of
 from wuya.web.service import Service
-
-_KINDS = {"pretrain": "base", "sft": "sft", "reward": "rm", "ppo": "policy"}
-WEIGHTS = "model.safetensors"
+from wuya.web.tables import ChatFeedback, ChatMessage, Generation
+from wuya.web.traffic import traffic_of
+from wuya.web.versions import ensure, kind_of
 
 
 def versions(connection: Connection) -> list[dict[str, Any]]:
@@ -44,9 +40,34 @@ def versions(connection: Connection) -> list[dict[str, Any]]:
 
 def aliases(connection: Connection) -> list[dict[str, Any]]:
     """Aliases and what they point to."""
-    query = select(ModelAlias.__table__, ModelVersion.name.label("version"))
-    query = query.outerjoin(ModelVersion, ModelVersion.id == ModelAlias.active_version_id).order_by(ModelAlias.alias)
+    canary = ModelVersion.__table__.alias("canary")
+    query = (
+        select(ModelAlias.__table__, ModelVersion.name.label("version"), canary.c.name.label("canary"))
+        .outerjoin(ModelVersion, ModelVersion.id == ModelAlias.active_version_id)
+        .outerjoin(canary, canary.c.id == ModelAlias.canary_version_id)
+        .order_by(ModelAlias.alias)
+    )
     return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def alias_row(connection: Connection, alias: str) -> dict[str, Any] | None:
+    """One alias."""
+    return next((row for row in aliases(connection) if row["alias"] == alias), None)
+
+
+def opinions(connection: Connection, version_ids: Collection[str]) -> dict[str, dict[str, int]]:
+    """What people made of the chats' answers of some versions: {version: {answers, good, bad}}."""
+    good, bad = (func.sum(case((ChatFeedback.value == value, 1), else_=0)) for value in (1, -1))
+    query = (
+        select(ChatMessage.model_version_id, func.count(ChatMessage.id.distinct()), good, bad)
+        .outerjoin(ChatFeedback, ChatFeedback.message_id == ChatMessage.id)
+        .where(ChatMessage.model_version_id.in_(sorted(version_ids)))
+        .group_by(ChatMessage.model_version_id)
+    )
+    return {
+        id: {"answers": answers, "good": int(up), "bad": int(down)}
+        for id, answers, up, down in connection.execute(query)
+    }
 
 
 def found_in_runs(service: Service) -> list[dict[str, Any]]:
@@ -62,7 +83,7 @@ def found_in_runs(service: Service) -> list[dict[str, Any]]:
             {
                 "run": id,
                 "name": id.replace("~", "/"),
-                "kind": _KINDS.get(str(made.get("recipe", "")), ""),
+                "kind": kind_of(made.get("recipe", "")),
                 "created_at": made.get("created_at"),
                 "parents": made.get("parents", {}),
                 "win_rate": win_rates(folder),
@@ -86,93 +107,78 @@ def register(service: Service, run: str, viewer: Viewer, *, note: str = "") -> d
     if folder is None or not (folder / "model" / "config.json").is_file():
         raise ApiError(404, "not_found", "this run has no finished model")
     with writing(service.database) as connection:
-        id = _ensure(connection, folder / "model", name=run.replace("~", "/"), note=note, depth=0)
+        id = ensure(connection, folder / "model", name=run.replace("~", "/"), note=note)
         audit.record(connection, service, "model.register", viewer=viewer, object="model_version", object_id=id)
     with reading(service.database) as connection:
         return next(version for version in versions(connection) if version["id"] == id)
 
 
-def _ensure(connection: Connection, place: Path, *, name: str, note: str, depth: int) -> str:
-    """The version of a model folder and, before it, those of its parents."""
-    try:
-        made = json.loads((place / "wuya.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        made = {}
-    parents = {role: parent for role, parent in made.get("parents", {}).items() if isinstance(parent, dict)}
-    ids: dict[str, str] = {}
-    for role, parent in parents.items():
-        path = Path(str(parent.get("path", "")))
-        if depth < 6 and (path / "config.json").is_file():
-            ids[role] = _ensure(connection, path, name=_name_of(path), note="", depth=depth + 1)
-    known = connection.execute(select(ModelVersion.__table__).where(ModelVersion.path == str(place))).mappings().first()
-    values: dict[str, Any] = {
-        "kind": _KINDS.get(str(made.get("recipe", "")), ""),
-        "path": str(place),
-        "ctx_len": _context_length(place),
-        "tokenizer_sha": str(made.get("tokenizer_fingerprint", ""))[:64],
-        "parent_id": next((id for role, id in ids.items() if role != "reward"), None),
-        "reward_model_id": ids.get("reward"),
-    }
-    if note:
-        values["note"] = note
-    if known is not None:
-        connection.execute(update(ModelVersion).where(ModelVersion.id == known["id"]).values(**values))
-        return str(known["id"])
-    taken = set(connection.execute(select(ModelVersion.name).where(ModelVersion.name.startswith(name))).scalars())
-    free = next(n for i in range(1, len(taken) + 2) if (n := name if i == 1 else f"{name} {i}") not in taken)
-    id = uuid7()
-    connection.execute(insert(ModelVersion).values(id=id, name=free, **values))
-    return id
-
-
-def _name_of(path: Path) -> str:
-    parts = [part for part in path.parts[-3:] if part not in ("model", "checkpoints")]
-    return "/".join(parts[-2:])
-
-
-def _context_length(place: Path) -> int:
-    try:
-        config: Mapping[str, Any] = json.loads((place / "config.json").read_text(encoding="utf-8"))
-        return int(config.get("max_position_embeddings") or config.get("n_positions") or 0)
-    except (OSError, ValueError, TypeError):
-        return 0
-
-
-async def switch(service: Service, alias: str, version: Mapping[str, Any]) -> None:
-    """Load a version's weights behind an alias; an error leaves everything as it was."""
-    path = str(version["path"])
-    if not path or not (path.startswith("package:") or Path(path).exists()):
-        raise ApiError(409, "files_missing", f"the files of {version['name']} are not there any more")
-    try:
-        await service.engine.load(alias, path)
-    except WuyaError as error:
-        raise ApiError(409, "load_failed", error.what) from error
-
-
-def point(service: Service, alias: str, version_id: str, viewer: Viewer, *, rolled_back: bool) -> dict[str, Any]:
-    """Make an alias point to a version, remembering the one before."""
+def point(
+    service: Service, alias: str, version_id: str, viewer: Viewer, *, before: str | None, rolled_back: bool = False
+) -> dict[str, Any]:
+    """Make an alias point to a version, remembering the one before. A canary of this version ends."""
     with writing(service.database) as connection:
-        row = connection.execute(select(ModelAlias.__table__).where(ModelAlias.alias == alias)).mappings().first()
-        before = row["active_version_id"] if row else None
-        history = list(row["history"]) if row else []
+        row = alias_row(connection, alias) or {"history": [], "canary_version_id": None}
+        history = list(row["history"])
         if rolled_back:
             history = history[:-1]
         elif before and before != version_id:
             history = [*history, before][-50:]
-        values = {"active_version_id": version_id, "history": history}
-        if row is None:
-            connection.execute(insert(ModelAlias).values(alias=alias, **values))
-        else:
-            connection.execute(update(ModelAlias).where(ModelAlias.alias == alias).values(**values))
-        still_used = set(connection.execute(select(ModelAlias.active_version_id)).scalars())
-        connection.execute(update(ModelVersion).where(ModelVersion.id == version_id).values(state="live"))
-        if before and before not in still_used:
-            connection.execute(update(ModelVersion).where(ModelVersion.id == before).values(state="retired"))
+        values: dict[str, Any] = {"active_version_id": version_id, "history": history}
+        if row["canary_version_id"] == version_id:
+            values |= {"canary_version_id": None, "canary_pct": 0}
+        _set_alias(connection, alias, values)
+        _mark_states(connection, before)
         action = "model.rollback" if rolled_back else "model.promote"
         diff = {"alias": alias, "from": before, "to": version_id}
         audit.record(connection, service, action, viewer=viewer, object="model", object_id=alias, diff=diff)
+    return _changed(service, alias)
+
+
+def point_canary(
+    service: Service, alias: str, version_id: str | None, percent: int, viewer: Viewer, *, active: str | None
+) -> dict[str, Any]:
+    """Give an alias a canary with a share of its chats, or (None, 0) take it away.
+
+    Args:
+        active: what the alias answers with, for an alias that the registry does not know yet.
+    """
+    with writing(service.database) as connection:
+        before = (alias_row(connection, alias) or {}).get("canary_version_id")
+        values = {"active_version_id": active, "canary_version_id": version_id, "canary_pct": percent}
+        _set_alias(connection, alias, values)
+        _mark_states(connection, before)
+        diff = {"alias": alias, "version": version_id or before, "percent": percent}
+        audit.record(connection, service, "model.canary", viewer=viewer, object="model", object_id=alias, diff=diff)
+    return _changed(service, alias)
+
+
+def is_awaited(connection: Connection, version_id: str) -> bool:
+    """Whether answers of a version wait for the engine."""
+    waiting = select(Generation.id).where(Generation.model_version_id == version_id, Generation.state == "queued")
+    return connection.execute(waiting.limit(1)).first() is not None
+
+
+def _set_alias(connection: Connection, alias: str, values: Mapping[str, Any]) -> None:
+    if not connection.execute(update(ModelAlias).where(ModelAlias.alias == alias).values(**values)).rowcount:
+        connection.execute(insert(ModelAlias).values(alias=alias, **values))
+
+
+def _mark_states(connection: Connection, before: str | None) -> None:
+    """Versions that answer are live; the one that did until now is retired."""
+    columns = (ModelAlias.active_version_id, ModelAlias.canary_version_id)
+    used = {id for pair in connection.execute(select(*columns)) for id in pair if id}
+    connection.execute(update(ModelVersion).where(ModelVersion.id.in_(sorted(used))).values(state="live"))
+    if before and before not in used:
+        connection.execute(update(ModelVersion).where(ModelVersion.id == before).values(state="retired"))
+
+
+def _changed(service: Service, alias: str) -> dict[str, Any]:
+    traffic_of(service).reload()
     with reading(service.database) as connection:
-        return next(row for row in aliases(connection) if row["alias"] == alias)
+        row = alias_row(connection, alias)
+    assert row is not None
+    return row
 
 
 def version(connection: Connection, id: str) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
@@ -13,7 +14,7 @@ from wuya.files import to_json
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.pages import render
-from wuya.web.runs import models, reporting, watching
+from wuya.web.runs import models, reporting, switches, watching
 from wuya.web.runs.folders import is_number
 from wuya.web.service import Service, service_of
 
@@ -22,6 +23,21 @@ ServiceNow = Annotated[Service, Depends(service_of)]
 Watcher = Annotated[Viewer, Depends(require("runs"))]
 RunId = Annotated[str, Path(max_length=300)]
 LOOK_SECONDS, PING_SECONDS = 1.5, 15.0
+
+
+@asynccontextmanager
+async def lifespan(service: Service) -> AsyncIterator[None]:
+    """With several web processes: hear what the others promote."""
+    if service.database.dialect.name == "sqlite":
+        yield
+        return
+    follower = asyncio.create_task(switches.follow(service), name="models of other processes")
+    try:
+        yield
+    finally:
+        follower.cancel()
+        with suppress(asyncio.CancelledError):
+            await follower
 
 
 @router.get("/api/runs")

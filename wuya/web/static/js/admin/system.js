@@ -47,5 +47,5 @@ async function settingsCard() {
   return h("section", { class: "card" }, h("h2", {}, t("admin.settings")),
     h("fieldset", {}, h("legend", {}, t("accounts.sign_up")), ["closed", "invite", "open"].map((mode) => h("label", { class: "check" },
       h("input", { type: "radio", name: "sign_up", value: mode, checked: settings.sign_up === mode, onchange: () => change({ sign_up: mode }) }), h("span", {}, t(`accounts.sign_up_${mode}`))))),
-    check("ask_data_use", t("accounts.ask_data_use"), t("accounts.ask_data_use_hint")), check("public_shares", t("admin.public_shares"), t("admin.public_shares_hint")));
+    check("ask_data_use", t("accounts.ask_data_use"), t("accounts.ask_data_use_hint")), check("sharing", t("admin.sharing"), t("admin.sharing_hint")), check("public_shares", t("admin.public_shares"), t("admin.public_shares_hint")));
 }

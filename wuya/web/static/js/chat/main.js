@@ -110,7 +110,7 @@ addCommands(() => [
   { label: t("chat.new_chat"), icon: "plus", run: newChat },
   { label: t("chat.parameters"), icon: "sliders", run: () => drawer.toggle() },
   { label: t("chat.compare"), icon: "compare", run: () => $("#compare").click() },
-  ...(app.thread.id ? [{ label: t("chat.share"), icon: "share", run: () => shareDialog(app) }, { label: t("chat.rename"), icon: "edit", run: () => rename(app, app.thread.conversation) }] : []),
+  ...(app.thread.id ? [...(config.sharing ? [{ label: t("chat.share"), icon: "share", run: () => shareDialog(app) }] : []), { label: t("chat.rename"), icon: "edit", run: () => rename(app, app.thread.conversation) }] : []),
   { label: t("chat.import"), icon: "upload", run: () => importDialog(app) },
   { label: t("chat.shares"), icon: "link", run: () => sharesDialog() },
   ...app.history.chats.slice(0, 40).map((chat) => ({ label: chat.title || t("chat.untitled"), icon: "chat", run: () => app.open(chat.id) })),

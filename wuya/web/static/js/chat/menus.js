@@ -18,9 +18,9 @@ export function messageMenu(app, button, view) {
       null,
       { label: t("chat.edit_answer"), icon: "edit", onselect: () => view.edit() },
       { label: t("chat.fork_here"), icon: "branch", onselect: () => fork(app, id) },
-      { label: t("chat.share_to_here"), icon: "share", onselect: () => shareDialog(app, id) },
+      app.config.sharing ? { label: t("chat.share_to_here"), icon: "share", onselect: () => shareDialog(app, id) } : false,
       { label: t("chat.report"), icon: "flag", onselect: () => report(id) },
-    ];
+    ].filter((item) => item !== false);
   });
 }
 
@@ -65,7 +65,7 @@ export function chatMenu(app, button) {
     return [
       { label: t("chat.rename"), icon: "edit", onselect: () => rename(app, chat) },
       compare,
-      { label: t("chat.share"), icon: "share", onselect: () => shareDialog(app) },
+      app.config.sharing ? { label: t("chat.share"), icon: "share", onselect: () => shareDialog(app) } : false,
       { label: t("chat.shares"), icon: "link", onselect: () => app.listShares() },
       null,
       { label: t("chat.export_md"), icon: "download", onselect: () => download(`/api/conversations/${chat.id}/export?format=md`) },
@@ -74,7 +74,7 @@ export function chatMenu(app, button) {
       chat.archived ? { label: t("chat.unarchive"), icon: "undo", onselect: () => app.configure({ archived: false }) } : { label: t("chat.archive"), icon: "archive", onselect: () => archive(app, chat) },
       chat.trashed ? { label: t("chat.restore"), icon: "undo", onselect: () => app.configure({ trashed: false }) } : null,
       { label: t(chat.trashed ? "chat.delete_forever" : "chat.to_trash"), icon: "trash", danger: true, onselect: () => app.remove() },
-    ].filter((item, at, all) => item || all[at - 1]);
+    ].filter((item, at, all) => item || (item === null && all[at - 1]));
   });
 }
 
