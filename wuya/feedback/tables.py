@@ -14,7 +14,7 @@ from wuya.feedback.base import ID, Base, UtcTime, id_column, now, reference, uui
 
 __all__ = ["HEAD", "Base", "UtcTime", "now", "uuid7"]
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration; a test holds it to the files in migrations/versions."""
 
 
@@ -86,8 +86,8 @@ class ModelAlias(Base):
     __tablename__ = "models"
     alias: Mapped[str] = mapped_column(primary_key=True)
     active_version_id: Mapped[str | None] = reference("model_versions.id", on_delete="SET NULL", nullable=True)
-    canary_version_id: Mapped[str | None] = mapped_column(ID, index=True, doc="a new version that some chats get")
-    canary_pct: Mapped[int] = mapped_column(default=0, doc="share of new chats for the canary, in percent")
+    canary_version_id: Mapped[str | None] = mapped_column(ID, index=True, doc="a new version that some chats get; see web/traffic.py")
+    canary_pct: Mapped[int] = mapped_column(default=0, doc="share of the chats that the canary answers, in percent")
     history: Mapped[list[Any]] = mapped_column(default=list, doc="versions that were active before, newest last")
 
 

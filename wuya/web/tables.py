@@ -92,6 +92,25 @@ class UsageRow(Base):
     completion_tokens: Mapped[int] = mapped_column(default=0)
 
 
+class RateBucket(Base):
+    """A token bucket of a key's limits; only with several web processes."""
+
+    __tablename__ = "rate_buckets"
+    name: Mapped[str] = mapped_column(String(300), primary_key=True, doc="key, what is counted, limit a minute")
+    level: Mapped[float] = mapped_column(doc="what may be taken; below zero: a debt")
+    at: Mapped[float] = mapped_column(index=True, doc="Unix seconds of the level")
+
+
+class TokenReservation(Base):
+    """Tokens that a running request may still use of its key's budget; gone when they are in the ledger."""
+
+    __tablename__ = "token_reservations"
+    id: Mapped[str] = id_column()
+    api_key_id: Mapped[str] = reference("api_keys.id")
+    tokens: Mapped[int]
+    expires_at: Mapped[datetime] = mapped_column(doc="a killed process gives nothing back")
+
+
 class ServiceSetting(Base):
     """What an admin chose for the whole service."""
 

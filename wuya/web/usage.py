@@ -1,15 +1,22 @@
-"""The ledger of tokens: what each person, key and model used on each day, in the chat and by `/v1`. Queries only."""
+"""The ledger of tokens: what each person, key and model used on each day, in the chat and by `/v1`, and budgets.
+
+A request with a budget reserves what it may use at most, in the transaction that looks how much is left; that goes
+when the tokens are counted. So no two requests spend the same tokens, in whichever web process they run.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from wuya.feedback.database import reading, writing
 from wuya.feedback.tables import User, now, uuid7
-from wuya.web.tables import ApiKey, UsageRow
+from wuya.web.tables import ApiKey, TokenReservation, UsageRow
+
+RESERVED_FOR = timedelta(hours=1)
+"""No request runs for longer; the reservations of a killed process end then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +44,9 @@ def add_usage(
     prompt_tokens: int,
     completion_tokens: int,
     requests: int = 1,
+    reservation: str = "",
 ) -> None:
-    """Add to a day's row, which is made if it is the first."""
+    """Add to a day's row, which is made if it is the first; what was reserved for it is free in the same moment."""
     values = {
         "day": day,
         "user_id": user_id,
@@ -55,14 +63,41 @@ def add_usage(
         sums = {name: getattr(UsageRow, name) + row.excluded[name] for name in counted}
         names = [UsageRow.day, UsageRow.user_id, UsageRow.api_key_id, UsageRow.model]
         connection.execute(row.on_conflict_do_update(index_elements=names, set_=sums))
+        if reservation:
+            connection.execute(delete(TokenReservation).where(TokenReservation.id == reservation))
+
+
+def reserve(database: Engine, key_id: str, tokens: int, *, budget: int) -> tuple[str, int]:
+    """Keep tokens of a month's budget for a request: the reservation's id ("": it does not fit), what was left."""
+    with writing(database) as connection:
+        connection.execute(select(ApiKey.id).where(ApiKey.id == key_id).with_for_update())  # one after another
+        connection.execute(delete(TokenReservation).where(TokenReservation.expires_at < now()))
+        held = select(func.coalesce(func.sum(TokenReservation.tokens), 0)).where(TokenReservation.api_key_id == key_id)
+        left = budget - _spent(connection, key_id) - int(connection.execute(held).scalar_one())
+        if tokens > left:
+            return "", left
+        id = uuid7()
+        row = {"id": id, "api_key_id": key_id, "tokens": tokens, "expires_at": now() + RESERVED_FOR}
+        connection.execute(insert(TokenReservation).values(row))
+        return id, left
+
+
+def release(database: Engine, reservation: str) -> None:
+    """Give reserved tokens back: the request came to nothing."""
+    with writing(database) as connection:
+        connection.execute(delete(TokenReservation).where(TokenReservation.id == reservation))
 
 
 def tokens_this_month(database: Engine, key_id: str) -> int:
     """Tokens of a key since the first of the month (UTC)."""
-    spent = func.coalesce(func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens), 0)
     with reading(database) as connection:
-        query = select(spent).where(UsageRow.api_key_id == key_id, UsageRow.day >= month_start())
-        return int(connection.execute(query).scalar_one())
+        return _spent(connection, key_id)
+
+
+def _spent(connection: Connection, key_id: str) -> int:
+    spent = func.coalesce(func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens), 0)
+    query = select(spent).where(UsageRow.api_key_id == key_id, UsageRow.day >= month_start())
+    return int(connection.execute(query).scalar_one())
 
 
 def list_usage(database: Engine, user_id: str | None, *, since: date) -> Sequence[UsageRecord]:

@@ -5,10 +5,10 @@ In single-user mode a request needs no key; a key of ours that is sent all the s
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends
 from fastapi.security import HTTPBearer
@@ -17,14 +17,15 @@ from starlette.requests import Request
 
 from wuya.feedback.tables import now
 from wuya.inference.backends.protocol import ModelInfo
-from wuya.web.api import refusals, store
+from wuya.web.api import refusals, shared_limits, store
 from wuya.web.api.jobs import Usage
 from wuya.web.api.key_text import looks_like_ours, sha256_of
-from wuya.web.api.limits import RateLimiter
+from wuya.web.api.limits import RateLimiter, Verdict
 from wuya.web.api.store import KeyRecord
 from wuya.web.operations.metrics import Metrics, metrics_of
 from wuya.web.service import Service, service_of
-from wuya.web.usage import add_usage, tokens_this_month
+from wuya.web.traffic import models_of
+from wuya.web.usage import add_usage, release, reserve
 
 GRACE_SECONDS = 3.0
 """How long answers may go on once the server was told to stop; uvicorn cuts connections after five."""
@@ -71,7 +72,7 @@ def caller_with(scope: str) -> Callable[[Request, object], Caller]:
 
 def find_model(service: Service, caller: Caller, alias: str) -> ModelInfo:
     """The model of a request, which must exist and be allowed."""
-    models = {model.alias: model for model in service.engine.info().models}
+    models = {model.alias: model for model in models_of(service.engine)}
     if alias not in models:
         raise refusals.no_such_model(alias, [known for known in models if caller.may_use(known)])
     if not caller.may_use(alias):
@@ -86,7 +87,8 @@ class Ticket:
     desk: "Desk"
     caller: Caller
     model: ModelInfo
-    reserved: int
+    reservation: str
+    """Of the key's budget; empty without one."""
     headers: dict[str, str]
     usage: Usage | None = None
     """None until the engine accepted it."""
@@ -98,14 +100,14 @@ class Ticket:
 
 @dataclass(slots=True)
 class Desk:
-    """Limits and usage of this process."""
+    """Limits and usage. What counts across web processes is in the database."""
 
     service: Service
     single_user_id: str = ""
     limiter: RateLimiter = field(default_factory=RateLimiter)
+    """Of the only web process; with several (PostgreSQL) the buckets are in the database."""
     live: set[str] = field(default_factory=set)
     """The engine's jobs of requests that are open."""
-    _reserved: dict[str, int] = field(default_factory=dict)
     _writes: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
@@ -122,18 +124,11 @@ class Desk:
             raise refusals.overloaded("the server is about to stop")
         key, most = caller.key, prompt_tokens + max_tokens
         if key is None:
-            return Ticket(self, caller, model, 0, {})
-        if key.monthly_tokens is not None:
-            used = await run_in_threadpool(tokens_this_month, self.service.database, key.id)
-            left = key.monthly_tokens - used - self._reserved.get(key.id, 0)
-            if most > left:
-                self._metrics.rate_limited.inc()
-                raise refusals.quota_spent(
-                    f"this key has {max(0, left):,} of {key.monthly_tokens:,} tokens left this month; the request may"
-                    f" use {most:,} (lower `max_tokens`, or ask for a larger budget)"
-                )
-        verdict = self.limiter.admit(key.id, rpm=key.rpm, tpm=key.tpm, tokens=prompt_tokens)
+            return Ticket(self, caller, model, "", {})
+        reservation = await self._reserve(key, most)
+        verdict = await self._rates(key, prompt_tokens)
         if verdict.wait_seconds > 0:
+            await self._give_back(reservation)
             self._metrics.rate_limited.inc()
             limit = key.rpm if verdict.what == "requests" else key.tpm
             raise refusals.rate_limited(
@@ -141,52 +136,74 @@ class Desk:
                 retry_after=math.ceil(verdict.wait_seconds),
                 headers=verdict.headers,
             )
-        self._reserved[key.id] = self._reserved.get(key.id, 0) + most
-        return Ticket(self, caller, model, most, verdict.headers)
+        return Ticket(self, caller, model, reservation, verdict.headers)
+
+    async def _reserve(self, key: KeyRecord, most: int) -> str:
+        if key.monthly_tokens is None:
+            return ""
+        budget = key.monthly_tokens
+        id, left = await run_in_threadpool(reserve, self.service.database, key.id, most, budget=budget)
+        if not id:
+            self._metrics.rate_limited.inc()
+            raise refusals.quota_spent(
+                f"this key has {max(0, left):,} of {budget:,} tokens left this month; the request may"
+                f" use {most:,} (lower `max_tokens`, or ask for a larger budget)"
+            )
+        return id
+
+    async def _rates(self, key: KeyRecord, tokens: int) -> Verdict:
+        limits = {"rpm": key.rpm, "tpm": key.tpm}
+        if self._shares_limits and (key.rpm or key.tpm):
+            return await run_in_threadpool(shared_limits.admit, self.service.database, key.id, tokens=tokens, **limits)
+        return self.limiter.admit(key.id, tokens=tokens, **limits)
+
+    @property
+    def _shares_limits(self) -> bool:
+        return self.service.database.dialect.name == "postgresql"
+
+    async def _give_back(self, reservation: str) -> None:
+        if reservation:
+            await run_in_threadpool(release, self.service.database, reservation)
 
     def close(self, ticket: Ticket) -> None:
         """See `Ticket.close`."""
         if ticket.usage is None:
-            self._release(ticket)
+            if ticket.reservation:
+                self._later(self._give_back(ticket.reservation))
             return
         counter = self._metrics.tokens
         counter.labels("prompt", ticket.model.alias).inc(ticket.usage.prompt_tokens)
         counter.labels("completion", ticket.model.alias).inc(ticket.usage.completion_tokens)
         key = ticket.caller.key
-        if key is not None:
+        if key is not None and not self._shares_limits:
             self.limiter.charge(key.id, tpm=key.tpm, tokens=ticket.usage.completion_tokens)
-        task = asyncio.create_task(self._write(ticket, ticket.usage, now().date()))
+        self._later(self._write(ticket, ticket.usage, now().date()))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
 
     async def _write(self, ticket: Ticket, usage: Usage, day: date) -> None:
         key = ticket.caller.key
-        try:
-            await run_in_threadpool(
-                add_usage,
-                self.service.database,
-                day=day,
-                user_id=ticket.caller.user_id,
-                key_id=key.id if key else None,
-                model=ticket.model.alias,
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-            )
-        finally:
-            self._release(ticket)  # only now, so that at no moment the tokens are neither reserved nor counted
-
-    def _release(self, ticket: Ticket) -> None:
-        key = ticket.caller.key
-        if key is not None and ticket.reserved:
-            self._reserved[key.id] -= ticket.reserved
-            if not self._reserved[key.id]:
-                del self._reserved[key.id]
+        await run_in_threadpool(
+            add_usage,
+            self.service.database,
+            day=day,
+            user_id=ticket.caller.user_id,
+            key_id=key.id if key else None,
+            model=ticket.model.alias,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            reservation=ticket.reservation,
+        )
+        if key is not None and key.tpm and self._shares_limits:
+            tokens = usage.completion_tokens
+            await run_in_threadpool(shared_limits.charge, self.service.database, key.id, tpm=key.tpm, tokens=tokens)
 
     async def say_goodbye(self) -> None:
         """The server stops: answers have a moment to end by themselves, then they end with an error that says so."""
-        task = asyncio.create_task(self._end_jobs())
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
+        self._later(self._end_jobs())
 
     async def _end_jobs(self) -> None:
         for _ in range(int(GRACE_SECONDS / 0.1)):

@@ -1,14 +1,14 @@
 """How fast a key may go: token buckets for requests and tokens a minute, in this process's memory.
 
 A bucket fills at limit / 60 a second up to its limit. Tokens are taken when they are known: the prompt's before, the
-completion's after, so that bucket may go below zero and the next request waits until it is above. With several web
-processes each has its own buckets.
+completion's after, so that bucket may go below zero and the next request waits until it is above. `shared_limits` has
+the same buckets in the database, for several web processes.
 """
 
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 KEPT_KEYS = 10_000
@@ -17,16 +17,25 @@ KEPT_KEYS = 10_000
 class TokenBucket:
     """So many a minute."""
 
-    def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        per_minute: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        level: float | None = None,
+        at: float | None = None,
+    ) -> None:
+        """Full; or with the level that it had at a time."""
         self.per_minute = per_minute
         self._clock = clock
-        self._level = float(per_minute)
-        self._at = clock()
+        self._level = float(per_minute) if level is None else level
+        self._at = clock() if at is None else at
 
     def level(self) -> float:
         """What may be taken now; below zero while a debt is paid off."""
         now = self._clock()
-        self._level = min(float(self.per_minute), self._level + (now - self._at) * self.per_minute / 60)
+        passed = max(0.0, now - self._at)  # clocks of several machines differ a little
+        self._level = min(float(self.per_minute), self._level + passed * self.per_minute / 60)
         self._at = now
         return self._level
 
@@ -51,6 +60,28 @@ class Verdict:
     headers: dict[str, str]
 
 
+def take_all(buckets: Mapping[str, TokenBucket], *, tokens: int) -> Verdict:
+    """Take one request and so many tokens, or nothing at all if any of the buckets says wait."""
+    amounts = {"requests": 1, "tokens": tokens}
+    waits = {what: bucket.seconds_until(amounts[what]) for what, bucket in buckets.items()}
+    worst = max(waits, key=waits.__getitem__, default="")
+    wait = waits[worst] if worst else 0.0
+    if wait == 0:
+        for what, bucket in buckets.items():
+            bucket.take(amounts[what])
+    return Verdict(wait, worst, headers(buckets))
+
+
+def headers(buckets: Mapping[str, TokenBucket]) -> dict[str, str]:
+    """OpenAI's x-ratelimit headers; `reset` is when the bucket is full again."""
+    found = {}
+    for what, bucket in buckets.items():
+        found[f"x-ratelimit-limit-{what}"] = str(bucket.per_minute)
+        found[f"x-ratelimit-remaining-{what}"] = str(max(0, math.floor(bucket.level())))
+        found[f"x-ratelimit-reset-{what}"] = _duration(bucket.seconds_until(bucket.per_minute))
+    return found
+
+
 class RateLimiter:
     """The buckets of all keys; those not used for longest are forgotten."""
 
@@ -60,18 +91,7 @@ class RateLimiter:
 
     def admit(self, key: str, *, rpm: int | None, tpm: int | None, tokens: int) -> Verdict:
         """Take one request and its prompt's tokens, or nothing at all if either bucket says wait."""
-        buckets = {
-            "requests": (self._bucket(key, "requests", rpm), 1),
-            "tokens": (self._bucket(key, "tokens", tpm), tokens),
-        }
-        waits = {what: b.seconds_until(amount) for what, (b, amount) in buckets.items() if b is not None}
-        worst = max(waits, key=waits.__getitem__, default="")
-        wait = waits[worst] if worst else 0.0
-        if wait == 0:
-            for bucket, amount in buckets.values():
-                if bucket is not None:
-                    bucket.take(amount)
-        return Verdict(wait, worst, self.headers(key, rpm=rpm, tpm=tpm))
+        return take_all(self._buckets_of(key, rpm=rpm, tpm=tpm), tokens=tokens)
 
     def charge(self, key: str, *, tpm: int | None, tokens: int) -> None:
         """Take the tokens that a request turned out to write."""
@@ -80,15 +100,12 @@ class RateLimiter:
             bucket.take(tokens)
 
     def headers(self, key: str, *, rpm: int | None, tpm: int | None) -> dict[str, str]:
-        """OpenAI's x-ratelimit headers; `reset` is when the bucket is full again."""
-        found = {}
-        for what, limit in (("requests", rpm), ("tokens", tpm)):
-            bucket = self._bucket(key, what, limit)
-            if bucket is not None:
-                found[f"x-ratelimit-limit-{what}"] = str(bucket.per_minute)
-                found[f"x-ratelimit-remaining-{what}"] = str(max(0, math.floor(bucket.level())))
-                found[f"x-ratelimit-reset-{what}"] = _duration(bucket.seconds_until(bucket.per_minute))
-        return found
+        """See the function of this name."""
+        return headers(self._buckets_of(key, rpm=rpm, tpm=tpm))
+
+    def _buckets_of(self, key: str, *, rpm: int | None, tpm: int | None) -> dict[str, TokenBucket]:
+        found = {"requests": self._bucket(key, "requests", rpm), "tokens": self._bucket(key, "tokens", tpm)}
+        return {what: bucket for what, bucket in found.items() if bucket is not None}
 
     def _bucket(self, key: str, what: str, limit: int | None) -> TokenBucket | None:
         if not limit:
