@@ -40,6 +40,7 @@ def funnel(connection: Connection, *, at: datetime) -> dict[str, Any]:
     }
     return {
         "steps": steps,
+        "waiting": prompts.get("new", 0),
         "splits": _counts(connection, PromptRow.split),
         "languages": _counts(connection, PromptRow.lang),
         "sources": _counts(connection, PromptRow.source),

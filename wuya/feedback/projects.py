@@ -233,22 +233,30 @@ def _check_size(project: RowMapping, answers: Answers) -> None:
 
 
 def import_prompts(
-    connection: Connection, prompts: Iterable[Prompt], *, personal: PersonalData = "redact", lang: str = ""
+    connection: Connection,
+    prompts: Iterable[Prompt],
+    *,
+    personal: PersonalData = "redact",
+    lang: str = "",
+    screen: bool = False,
 ) -> ImportReport:
-    """Add prompts that are new, not too many of one author, without personal data; each in its author's split."""
+    """Add prompts that are new, not too many of one author, without personal data; each in its author's split.
+
+    With `screen` none is used before a lead has approved it.
+    """
     per_author: dict[str, int] = {}
     for author, count in connection.execute(
         select(PromptRow.source_user_hash, func.count()).group_by(PromptRow.source_user_hash)
     ):
         per_author[author] = count
-    known = (text_of(prompt) for prompt in read_prompts(connection))
+    known = (text_of(prompt) for prompt in read_prompts(connection, in_any_state=True))
     sieve = PromptFilter(known, per_author, personal=personal)
     kept: list[tuple[Prompt, str, str]] = [found for prompt in prompts if (found := sieve.admit(prompt))]
     for split in sorted({split for _, split, _ in kept}):
         ensure_prompts(connection, [p for p, s, _ in kept if s == split], split=split)
     for state in sorted({state for _, _, state in kept}):
         for chunk in chunks([p.id for p, _, s in kept if s == state]):
-            values = {"pii_state": state} | ({"lang": lang} if lang else {})
+            values = {"pii_state": state} | ({"lang": lang} if lang else {}) | ({"state": "new"} if screen else {})
             connection.execute(update(PromptRow).where(PromptRow.id.in_(chunk)).values(**values))
     return sieve.report
 

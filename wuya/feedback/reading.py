@@ -161,9 +161,10 @@ def open_answers(connection: Connection, *, project: str, round: int) -> Iterato
         yield from ((found[row.prompt_id], [c for _, c in candidates[row.id]]) for row in chunk)
 
 
-def prompts(connection: Connection, *, split: str = "") -> Iterator[Prompt]:
-    """Approved prompts by id."""
-    query = select(PromptRow.id).where(PromptRow.state == "approved").order_by(PromptRow.id)
+def prompts(connection: Connection, *, split: str = "", in_any_state: bool = False) -> Iterator[Prompt]:
+    """Approved prompts by id; with `in_any_state` also those that wait for a decision, are rejected or retired."""
+    query = select(PromptRow.id).order_by(PromptRow.id)
+    query = query if in_any_state else query.where(PromptRow.state == "approved")
     for chunk in chunks(list(connection.execute(query.where(PromptRow.split == split) if split else query).scalars())):
         found = prompts_by_id(connection, chunk)
         yield from (found[id] for id in chunk)

@@ -10,8 +10,11 @@ from sqlalchemy import update
 from tests.web.conftest import LiveServer, shoot
 from tests.web.e2e.label_desk import Desk, finished, open_task, shown_words
 from wuya.data.formats import read_rankings
-from wuya.feedback.database import writing
+from wuya.feedback import projects
+from wuya.feedback.database import reading, writing
+from wuya.feedback.screening import prompts_in_state
 from wuya.feedback.tables import Assignment, now
+from wuya.records import Message, Prompt
 
 people = pytest.mark.parametrize("accounts", [True], ids=["people"])
 """Tests in which persons sign in; the others have the laptop's single user."""
@@ -273,3 +276,26 @@ def test_a_prompt_is_described_by_keyboard(live_server: LiveServer, page: Any) -
         said["category"] == ("chat", None) and said["ambiguous"] == (None, True) and said["sensitive"] == (None, False)
     )
     assert said["continuation"] == (None, None)
+
+
+def test_prompts_are_screened_by_keyboard(live_server: LiveServer, page: Any) -> None:
+    with writing(live_server.service.database) as connection:
+        prompts = [Prompt(f"p{n}", (Message("user", f"Is number {n} a question?"),)) for n in range(3)]
+        projects.import_prompts(connection, prompts, screen=True)
+    page.goto(live_server.url + "/data")
+    page.get_by_role("button", name="Screen prompts (3)").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("Is number 0 a question?").wait_for()
+    page.keyboard.press("a")
+    dialog.get_by_text("Is number 1 a question?").wait_for()
+    page.keyboard.press("r")
+    dialog.get_by_text("Is number 2 a question?").wait_for()
+    page.keyboard.press("u")  # the last one comes back
+    dialog.get_by_text("Is number 1 a question?").wait_for()
+    dialog.get_by_role("button", name="Approve").click()
+    dialog.get_by_text("Is number 2 a question?").wait_for()
+    page.keyboard.press("r")
+    dialog.get_by_text("Nothing waits.").wait_for()
+    with reading(live_server.service.database) as connection:
+        states = {s: [row["id"] for row in prompts_in_state(connection, s)] for s in ("approved", "rejected", "new")}
+    assert states == {"approved": ["p0", "p1"], "rejected": ["p2"], "new": []}

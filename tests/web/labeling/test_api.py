@@ -140,6 +140,30 @@ def test_sent_back_work_returns_with_the_note(enter: Enter) -> None:
     assert ann.post(f"/api/assignments/{found['id']}/submit", json=body).status_code == 200
 
 
+def test_screened_prompts_are_used_only_once_approved(enter: Enter) -> None:
+    lead, ann = enter("lea", "lead"), enter("ann")
+    rows = "".join(json.dumps({"id": f"q{n}", "prompt": f"question number {n} of many"}) + "\n" for n in range(3))
+    imported = lead.post("/api/prompts/import?screen=true", content=rows, headers={"content-type": "application/jsonl"})
+    assert imported.json()["added"] == 3
+    page = lead.get("/api/admin/prompts").json()
+    assert [row["id"] for row in page["items"]] == ["q0", "q1", "q2"] and page["waiting"] == 3
+    project = make_project(lead, tasks=0, type="demonstration")
+    from_prompts = {"project": project, "from_prompts": 10, "split": page["items"][0]["split"]}
+    assert lead.post("/api/tasks/bulk", json=from_prompts).json()["added"] == 0
+    assert lead.post("/api/admin/prompts", json={"ids": ["q0"], "state": "approved"}).json() == {"changed": 1}
+    assert lead.post("/api/admin/prompts", json={"ids": ["q1"], "state": "rejected"}).json() == {"changed": 1}
+    assert lead.post("/api/tasks/bulk", json=from_prompts).json()["added"] == 1
+    again = lead.post("/api/prompts/import", content=rows, headers={"content-type": "application/jsonl"}).json()
+    assert (again["added"], again["duplicates"]) == (0, 3)  # a rejected prompt does not come back by itself
+    assert lead.post("/api/admin/prompts", json={"ids": ["q0"], "state": "rejected"}).json() == {"changed": 1}
+    tasks = lead.get(f"/api/admin/tasks?project={project}").json()["items"]
+    assert [task["state"] for task in tasks] == ["cancelled"]
+    steps = lead.get("/api/data").json()
+    assert (steps["steps"]["prompts"], steps["steps"]["approved"], steps["waiting"]) == (3, 0, 1)
+    assert ann.get("/api/admin/prompts").status_code == 403
+    assert lead.post("/api/admin/prompts", json={"ids": ["nobody"], "state": "approved"}).status_code == 422
+
+
 def test_prompts_are_imported_from_jsonl_and_csv(enter: Enter) -> None:
     lead = enter("lea", "lead")
     lines = [{"prompt": f"Tell me something about ravens and why people like them: {n}", "author": "a"} for n in "12"]

@@ -135,6 +135,13 @@ class StandingBody(Body):
     state: Literal["none", "passed", "paused"]
 
 
+class PromptsBody(Body):
+    """What a lead decides about prompts."""
+
+    ids: list[Annotated[str, Field(max_length=200)]] = Field(min_length=1, max_length=500)
+    state: Literal["new", "approved", "rejected"]
+
+
 class ExportBody(Body):
     """What to freeze."""
 

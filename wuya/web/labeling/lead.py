@@ -16,6 +16,7 @@ from wuya.feedback.projects import NewTask
 from wuya.feedback.prompt_filter import PersonalData
 from wuya.feedback.reading import Selection
 from wuya.feedback.rows import messages_to_json
+from wuya.feedback.screening import PromptState
 from wuya.files import sha256_json
 from wuya.records import Prompt
 from wuya.web.accounts.auth import Viewer, require
@@ -25,6 +26,7 @@ from wuya.web.labeling.bodies import (
     ExportBody,
     GoldBody,
     ProjectBody,
+    PromptsBody,
     ReviewBody,
     StandingBody,
     TasksBody,
@@ -97,8 +99,12 @@ async def import_prompts(
     personal: PersonalData = "redact",
     lang: Annotated[str, Query(max_length=20)] = "",
     source: Annotated[str, Query(max_length=120)] = "import",
+    screen: bool = False,
 ) -> Json:
-    """Prompts as JSON Lines or CSV: `prompt` (text or messages), perhaps `id`, `author`, `source`."""
+    """Prompts as JSON Lines or CSV: `prompt` (text or messages), perhaps `id`, `author`, `source`.
+
+    With `screen` they wait until a lead approves them.
+    """
     body = await request.body()
     kind = request.headers.get("content-type", "")
 
@@ -110,10 +116,24 @@ async def import_prompts(
                 prompts.append(_prompt(row, source))
             except (BadRowError, DataError) as reason:
                 bad.append({"line": number, "reason": str(reason)})
-        report = store.import_prompts(prompts, personal=personal, lang=lang)
+        report = store.import_prompts(prompts, personal=personal, lang=lang, screen=screen)
         return report | {"bad": len(bad), "bad_rows": bad[:20]}
 
     return await run_in_threadpool(lambda: done(work))
+
+
+@router.get("/api/admin/prompts", tags=["lead"])
+def prompts(
+    viewer: Lead, store: Store, state: PromptState = "new", after: Annotated[str, Query(max_length=200)] = ""
+) -> Json:
+    """Prompts that wait for a decision, or those approved or rejected."""
+    return store.prompts(state, after=after)
+
+
+@router.post("/api/admin/prompts", tags=["lead"])
+def decide_prompts(viewer: Lead, store: Store, body: PromptsBody) -> Json:
+    """Approve or reject prompts, or put them back. A rejected prompt's tasks end, unless somebody has begun."""
+    return {"changed": done(lambda: store.decide_prompts(body.ids, body.state))}
 
 
 def _rows(body: bytes, kind: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, select
 
-from wuya.feedback import funnel, gold, progress, projects, queue, review
+from wuya.feedback import funnel, gold, progress, projects, queue, review, screening
 from wuya.feedback.agreement_report import agreement_report
 from wuya.feedback.bulk import Label
 from wuya.feedback.database import reading, writing
@@ -20,6 +20,7 @@ from wuya.feedback.prompt_filter import PersonalData
 from wuya.feedback.queue import NotThere
 from wuya.feedback.reading import Selection, prompts_by_id, raw_rankings
 from wuya.feedback.review import Decision
+from wuya.feedback.screening import PromptState
 from wuya.feedback.snapshot import Kind, Snapshot
 from wuya.feedback.store import FeedbackStore
 from wuya.feedback.tables import Export, LabelProject, Qualification, User, now
@@ -54,10 +55,22 @@ class LeadStore:
         with writing(self._database) as connection:
             projects.change(connection, id, **values)
 
-    def import_prompts(self, prompts: Iterable[Prompt], *, personal: PersonalData, lang: str) -> Json:
+    def import_prompts(self, prompts: Iterable[Prompt], *, personal: PersonalData, lang: str, screen: bool) -> Json:
         """What became of an import."""
         with writing(self._database) as connection:
-            return asdict(projects.import_prompts(connection, prompts, personal=personal, lang=lang))
+            return asdict(projects.import_prompts(connection, prompts, personal=personal, lang=lang, screen=screen))
+
+    def prompts(self, state: PromptState, *, after: str) -> Json:
+        """A page of prompts in a state."""
+        with reading(self._database) as connection:
+            rows = screening.prompts_in_state(connection, state, after=after, limit=PAGE)
+            waiting = screening.count_waiting(connection)
+        return {"items": rows, "next": rows[-1]["id"] if len(rows) == PAGE else None, "waiting": waiting}
+
+    def decide_prompts(self, ids: Sequence[str], state: PromptState) -> int:
+        """Approve, reject, or put back; how many changed."""
+        with writing(self._database) as connection:
+            return screening.decide(connection, ids, state)
 
     def add_tasks(self, project: str, tasks: Sequence[NewTask], *, round: int, priority: int) -> Json:
         """Queue tasks; what became of them."""

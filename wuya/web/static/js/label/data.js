@@ -5,6 +5,7 @@ import { $, fill, h, icon, url } from "../dom.js";
 import { openDialog, toast } from "../dialog.js";
 import { compact, dateTime, load, number, percent, t } from "../i18n.js";
 import { importDialog } from "./project.js";
+import { screenPrompts } from "./screening.js";
 
 await load("label");
 const root = $("#label-app");
@@ -23,6 +24,7 @@ async function start() {
 function draw(data) {
   fill(root, h("div", { class: "page" },
     h("header", { class: "page-head" }, h("h1", {}, t("label.data_title")), h("span", { class: "spacer" }),
+      data.waiting ? h("button", { type: "button", class: "button", onclick: async () => (await screenPrompts()) && start() }, t("label.screen_some", { count: number(data.waiting) })) : null,
       h("button", { type: "button", class: "button", onclick: async () => (await importDialog()) && start() }, icon("upload"), t("label.import_prompts")),
       h("button", { type: "button", class: "button primary", onclick: () => freeze() }, icon("archive"), t("label.freeze"))),
     funnel(data.steps),

@@ -107,9 +107,10 @@ export async function importDialog() {
   const personal = h("select", { class: "select" }, ["redact", "drop", "keep"].map((one) => h("option", { value: one }, t(`label.personal_${one}`))));
   const lang = h("input", { class: "input", maxlength: 20, placeholder: "en" });
   const source = h("input", { class: "input", maxlength: 120, value: "import" });
+  const screen = h("input", { type: "checkbox" });
   const report = await openDialog({
     title: t("label.import_prompts"),
-    body: () => [field(t("label.import_file"), file, t("label.import_hint")), h("div", { class: "form-grid" }, field(t("label.personal"), personal), field(t("label.language"), lang), field(t("label.source"), source))],
+    body: () => [field(t("label.import_file"), file, t("label.import_hint")), h("div", { class: "form-grid" }, field(t("label.personal"), personal), field(t("label.language"), lang), field(t("label.source"), source)), h("label", { class: "check" }, screen, t("label.screen_first"))],
     actions: (close) => [
       h("button", { type: "button", class: "button", onclick: () => close() }, t("common.cancel")),
       h("button", { type: "button", class: "button primary", onclick: () => send().then(close).catch((error) => toast(error.message, { kind: "bad" })) }, t("label.import_prompts")),
@@ -122,7 +123,7 @@ export async function importDialog() {
   async function send() {
     if (!file.files.length) throw new Error(t("label.choose_file"));
     const csv = file.files[0].name.endsWith(".csv");
-    const path = `/api/prompts/import?personal=${personal.value}&lang=${encodeURIComponent(lang.value)}&source=${encodeURIComponent(source.value)}`;
+    const path = `/api/prompts/import?personal=${personal.value}&lang=${encodeURIComponent(lang.value)}&source=${encodeURIComponent(source.value)}&screen=${screen.checked}`;
     return request("POST", path, await file.files[0].text(), { raw: true, headers: { "content-type": csv ? "text/csv" : "application/x-ndjson" } });
   }
 }

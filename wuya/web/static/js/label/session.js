@@ -96,16 +96,20 @@ export class TaskSession {
     clearInterval(this.heart);
   }
 
-  /** Save the draft now, one request at a time. */
-  async save({ quiet = true } = {}) {
+  /** Save the draft, one request after another: two at once would each believe the other a second tab. */
+  save(how = {}) {
+    const saved = (this.saving ?? Promise.resolve()).then(() => this.#save(how));
+    this.saving = saved.catch(() => {});
+    return saved;
+  }
+
+  async #save({ quiet = true } = {}) {
     if (this.over) return;
     this.autosave.cancel();
-    if (this.saving) await this.saving.catch(() => {});
     this.setState("saving");
     const draft = { ...this.model.toDraft(), active_ms: Math.round(this.activeMs) };
-    this.saving = api.patch(`/api/assignments/${this.task.id}`, { draft, draft_rev: this.rev });
     try {
-      const saved = await this.saving;
+      const saved = await api.patch(`/api/assignments/${this.task.id}`, { draft, draft_rev: this.rev });
       this.rev = saved.draft_rev;
       if (saved.lease_until) this.leaseUntil = Date.parse(saved.lease_until);
       this.setState("saved", t("label.saved_at", { time: date(saved.saved_at, { timeStyle: "medium" }) }));
@@ -118,8 +122,6 @@ export class TaskSession {
         setTimeout(() => this.autosave(), 5000);
       }
       throw error;
-    } finally {
-      this.saving = null;
     }
   }
 
@@ -135,7 +137,7 @@ export class TaskSession {
       ],
     });
     this.rev = rev;
-    if (choice === "here") return this.save();
+    if (choice === "here") return this.#save();
     this.model.load(draft);
     this.setState("saved", t("label.took_there"));
   }
