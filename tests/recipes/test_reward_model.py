@@ -12,7 +12,7 @@ import torch
 
 from wuya.errors import DataError
 from wuya.files import read_jsonl
-from wuya.inference.rewards import load_reward, score_sequences
+from wuya.inference.rewards import load_reward, score_answers
 from wuya.models.checkpoint import load_scalar_model, save_checkpoint
 from wuya.models.gpt import GPT
 from wuya.models.presets import preset
@@ -173,10 +173,10 @@ def test_sampled_ids_are_kept_and_foreign_ones_encoded_again(tokenizer: Tokenize
 def test_padding_and_batch_mates_do_not_change_a_score(tokenizer: Tokenizer) -> None:
     torch.manual_seed(0)
     model = ScalarModel(GPT(preset("tiny", vocab_size=tokenizer.vocab_size, context_length=64))).eval()
-    sequences = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [15], [16, 17, 18, 19]]
-    together = score_sequences(model, sequences)
-    alone = torch.cat([score_sequences(model, [sequence]) for sequence in sequences])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    prompts, answers = [[5, 6], [8, 9, 10, 11], [5, 6], [16]], [[7], [12, 13, 14], [15], [17, 18, 19]]
+    together = score_answers(model, prompts, answers, max_length=64)
+    alone = [score_answers(model, [p], [a], max_length=64) for p, a in zip(prompts, answers, strict=True)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
 
 
 def test_an_empty_file_is_refused(make: Make, corpus: Path) -> None:

@@ -14,6 +14,7 @@ from wuya.data.batches import length_sorted_microbatches, pad_right
 from wuya.evals.bootstrap import Interval, mean_interval, ratio_interval
 from wuya.models.gpt import GPT
 from wuya.tokenizer.bpe import Tokenizer
+from wuya.training.answer_rows import answer_logprobs, answer_rows
 
 MICROBATCH_TOKENS = 4_096
 
@@ -57,16 +58,23 @@ def score_texts(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], *, conte
     return [TextScore(n, b) for n, b in zip(nats, num_bytes, strict=True)]
 
 
+@torch.inference_mode()
+def completion_nats(model: GPT, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[float]:
+    """-log p(completion | prompt) in nats; a prompt that comes often is read once."""
+    model.eval()
+    nats_B = torch.zeros(len(completions), dtype=torch.float64)
+    parts = answer_rows(prompts, completions, max_length=model.config.context_length, max_tokens=MICROBATCH_TOKENS)
+    for rows in parts:
+        nats_B[rows.answer_B] = -answer_logprobs(model, rows).double().cpu()
+    return nats_B.tolist()
+
+
 def score_completions(
     model: GPT, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
 ) -> list[TextScore]:
     """Nats of each completion given its prompt, and the completion's bytes."""
-    sequences = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-    scores = []
-    for prompt, completion, logprobs_T in zip(prompts, completions, token_logprobs(model, sequences), strict=True):
-        nats = -float(logprobs_T[len(prompt) - 1 :].double().sum())
-        scores.append(TextScore(nats, int(tokenizer.token_bytes[list(completion)].sum())))
-    return scores
+    nats = completion_nats(model, prompts, completions)
+    return [TextScore(n, int(tokenizer.token_bytes[list(c)].sum())) for n, c in zip(nats, completions, strict=True)]
 
 
 def bits_per_byte(scores: Sequence[TextScore]) -> Interval:
@@ -92,9 +100,6 @@ def kl_divergence(
     policy: GPT, reference: GPT, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
 ) -> KLEstimate:
     """KL of exactly these weights on `completions` sampled from the policy at temperature 1."""
-    sequences = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-    both = zip(token_logprobs(policy, sequences), token_logprobs(reference, sequences), strict=True)
-    nats = [
-        float((p_T - r_T)[len(prompt) - 1 :].double().sum()) for prompt, (p_T, r_T) in zip(prompts, both, strict=True)
-    ]
+    ours, theirs = completion_nats(policy, prompts, completions), completion_nats(reference, prompts, completions)
+    nats = [r - p for p, r in zip(ours, theirs, strict=True)]
     return KLEstimate(mean_interval(nats), ratio_interval(nats, [len(c) for c in completions]))

@@ -33,14 +33,12 @@ def judge_answers(
         [tokenizer.encode(turn.completion)[: max_tokens - 1] + end for turn in turns],
         seed=seed,
     )
-    prompt_ids = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
-    bits: dict[str, list[float]] = {}
-    probability: dict[str, list[float]] = {}
-    for name, a in answers.items():
-        completions = [completion or end for completion in chat_completions(tokenizer, a)]
-        scores = score_completions(judge, tokenizer, prompt_ids, completions)
-        bits[name] = [s.nats / math.log(2) / max(s.num_bytes, 1) for s in scores]
-        probability[name] = real_turn.probabilities(prompt_ids, completions).tolist()
+    # All models' answers at once: what they have in common, the prompt, is read once
+    prompt_ids = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts] * len(answers)
+    completions = [completion or end for a in answers.values() for completion in chat_completions(tokenizer, a)]
+    scores = score_completions(judge, tokenizer, prompt_ids, completions)
+    bits = _by_name(answers, [s.nats / math.log(2) / max(s.num_bytes, 1) for s in scores])
+    probability = _by_name(answers, real_turn.probabilities(prompt_ids, completions).tolist())
     return {
         "real_turn_auc": real_turn.auc,
         "bits_per_byte": {name: mean_interval(values).to_dict() for name, values in bits.items()},
@@ -53,6 +51,11 @@ def judge_answers(
             for name in policies
         },
     }
+
+
+def _by_name(answers: Mapping[str, Answers], values: Sequence[float]) -> dict[str, Sequence[float]]:
+    each = len(values) // len(answers)
+    return {name: values[number * each :][:each] for number, name in enumerate(answers)}
 
 
 def _paired(values: Sequence[float], others: Sequence[float]) -> dict[str, float | int]:

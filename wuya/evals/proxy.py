@@ -16,10 +16,16 @@ from wuya.tokenizer.bpe import Tokenizer
 from wuya.tokenizer.chat_format import encode_prompt
 
 
-def proxy_scores(score: Score, tokenizer: Tokenizer, prompts: Sequence[Prompt], answers: Answers) -> Tensor:
-    """scores_B: reward of each answer as the chat it would be; transcript answers are encoded anew as chat."""
-    prompt_ids = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
-    return score(prompt_ids, chat_completions(tokenizer, answers))
+def proxy_scores(
+    score: Score, tokenizer: Tokenizer, prompts: Sequence[Prompt], answers: Sequence[Answers]
+) -> list[Tensor]:
+    """scores_B of each model's answers as the chats they would be; transcript answers are encoded anew as chat.
+
+    All are scored in one call, so that a reward model of ours reads each prompt once.
+    """
+    prompt_ids = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts] * len(answers)
+    completions = [completion for a in answers for completion in chat_completions(tokenizer, a)]
+    return list(torch.split(score(prompt_ids, completions), len(prompts)))
 
 
 def best_of_n(
@@ -27,7 +33,7 @@ def best_of_n(
 ) -> Answers:
     """Of n answers of the SFT model to each prompt the one that scores highest: the baseline without training."""
     samples = chat_samples("best_of_n", sft, tokenizer, prompts, num_samples=n, max_tokens=max_tokens, seed=seed)
-    scores_KB = torch.stack([proxy_scores(score, tokenizer, prompts, answers) for answers in samples])
+    scores_KB = torch.stack(proxy_scores(score, tokenizer, prompts, samples))
     best_B = scores_KB.argmax(dim=0).tolist()
     return Answers("best_of_n", [samples[k].candidates[i] for i, k in enumerate(best_B)], samples[0].prompt_ids)
 

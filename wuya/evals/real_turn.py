@@ -13,8 +13,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from wuya.data.batches import length_sorted_microbatches, pad_right
 from wuya.models.gpt import GPT
+from wuya.training.answer_rows import answer_rows, answer_states
+
+MICROBATCH_TOKENS = 2_048
+"""Positions of one forward pass: what stays in a CPU's cache."""
 
 
 class RealTurnJudge:
@@ -35,7 +38,7 @@ class RealTurnJudge:
         rng = np.random.default_rng(seed)
         shifted = np.roll(np.arange(len(prompts)), int(rng.integers(1, len(prompts))))
         self.neutral = list(prompts[0])
-        alone = self._mean_states([[*self.neutral, *r] for r in replies], replies)
+        alone = self._alone(replies)
         real = self._features(prompts, replies, alone)
         fake = self._features([prompts[int(i)] for i in shifted], replies, alone)
         cut = int(0.8 * len(prompts))
@@ -48,32 +51,27 @@ class RealTurnJudge:
     def probabilities(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """P(real) of each pair."""
         assert self.classifier is not None, "fit first"
-        alone = self._mean_states([[*self.neutral, *r] for r in replies], replies)
-        features = self._features(prompts, replies, alone)
+        features = self._features(prompts, replies, self._alone(replies))
         return np.asarray(self.classifier.predict_proba(features)[:, 1], dtype=np.float64)
 
     def _features(
         self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], alone: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Args: alone: the replies' mean states after the unrelated prompt."""
-        answered = self._mean_states([[*p, *r] for p, r in zip(prompts, replies, strict=True)], replies)
+        answered = self._mean_states(prompts, replies)
         return np.concatenate([answered - alone, answered[:, -1:]], axis=1)
 
+    def _alone(self, replies: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        return self._mean_states([self.neutral] * len(replies), replies)
+
     @torch.inference_mode()
-    def _mean_states(self, sequences: list[list[int]], replies: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def _mean_states(self, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """[N, D + 1]: the mean hidden state over the reply's positions, and its mean log-probability."""
-        rows = np.zeros((len(sequences), self.model.config.model_dim + 1), dtype=np.float32)
-        for indices in length_sorted_microbatches([len(s) for s in sequences], max_tokens=2_048):  # stays in cache
-            ids_BT, _ = pad_right([sequences[i] for i in indices], pad_id=0)
-            ids_BT = ids_BT.to(self.model.device)
-            hidden_BTD = self.model(ids_BT)
-            for row, index in enumerate(indices):
-                end = len(sequences[index])
-                start = end - len(replies[index])
-                logits_TV = self.model.logits(hidden_BTD[row, start - 1 : end - 1])
-                logprobs_T = logits_TV.gather(-1, ids_BT[row, start:end].unsqueeze(-1)).squeeze(
-                    -1
-                ) - logits_TV.logsumexp(-1)
-                rows[index, :-1] = hidden_BTD[row, start:end].float().mean(0).cpu().numpy()
-                rows[index, -1] = float(logprobs_T.mean())
-        return rows
+        means = torch.zeros(len(replies), self.model.config.model_dim + 1)
+        limit = self.model.config.context_length
+        for rows in answer_rows(prompts, replies, max_length=limit, max_tokens=MICROBATCH_TOKENS):
+            tokens, states_CD, logprobs_C = answer_states(self.model, rows)
+            read_CE = torch.cat([states_CD.float(), logprobs_C[:, None]], dim=1).cpu()
+            sums_BE = torch.zeros(len(rows.answer_B), read_CE.shape[1]).index_add(0, tokens.owner_C, read_CE)
+            means[rows.answer_B] = sums_BE / (rows.last_B - rows.first_B + 1)[:, None]
+        return means.numpy()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from wuya.console import table
 from wuya.evals.calibration import Calibration, PairVote, calibrate, correlation
 from wuya.feedback.agreement import agreement_ceiling, pairwise_agreement
-from wuya.inference.rewards import score_sequences
+from wuya.inference.rewards import score_answers
 from wuya.models.reward_model import ScalarModel
 from wuya.records import Ranking
 from wuya.training.ranked_prompts import RankedPrompt
@@ -74,10 +74,12 @@ def judge_reward_model(
         prompts: batch elements made of `rankings`, of prompts the model was not trained on.
         seed: of the bootstrap over prompts.
     """
-    sequences = [sequence for prompt in prompts for sequence in prompt.sequences]
-    flat = iter(
-        score_sequences(model, sequences, device=model.bias.device, microbatch_tokens=microbatch_tokens).tolist()
-    )
+    places = [(prompt.prompt_length, sequence) for prompt in prompts for sequence in prompt.sequences]
+    scores_B = score_answers(
+        model, [sequence[:start] for start, sequence in places], [sequence[start:] for start, sequence in places],
+        max_length=model.trunk.config.context_length, microbatch_tokens=microbatch_tokens,
+    )  # fmt: skip
+    flat = iter(scores_B.tolist())
     scores = [[next(flat) for _ in prompt.sequences] for prompt in prompts]
     votes: list[PairVote] = []
     by_labeler: dict[str, list[float]] = {}

@@ -108,7 +108,11 @@ def shared_trunk_models(
             warn(f"the adapters have rank {rank}, like the reward model's, since the value model starts as its copy")
         scorer = AdapterValues(trunk, "reward")
         _take_head(scorer, folder)
-        score = model_reward(scorer.requires_grad_(False), device=device, microbatch_tokens=microbatch_tokens)
+        score = model_reward(
+            scorer.requires_grad_(False),
+            max_length=trunk.config.context_length,
+            microbatch_tokens=microbatch_tokens,
+        )
     else:
         scorer = None
         score = load_reward(reward, tokenizer, device=device, microbatch_tokens=microbatch_tokens)
@@ -143,9 +147,9 @@ class NoValues:
 
     bias = torch.zeros(())
 
-    def values(self, ids_BT: Tensor) -> Tensor:
-        """Zeros, [B, T]."""
-        return torch.zeros(ids_BT.shape, device=ids_BT.device)
+    def values(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+        """Zeros, [B, T], or [N] of the wanted positions."""
+        return torch.zeros(ids_BT.shape if wanted_BT is None else int(wanted_BT.sum()), device=ids_BT.device)
 
 
 def models_without_values(

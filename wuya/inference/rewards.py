@@ -11,14 +11,15 @@ All are the same thing to PPO and best-of-n: (prompt ids, completion ids as samp
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from wuya.data.batches import length_sorted_microbatches, pad_right
+from wuya.data.batches import length_sorted_microbatches
 from wuya.errors import ConfigError, DataError
 from wuya.models.checkpoint import load_scalar_model, resolve_checkpoint
+from wuya.training.answer_rows import TokenScalars, answer_rows, answer_scores
 from wuya.training.user_functions import is_function_spec, load_function
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def load_reward(
             found=f"{reward_tokenizer.vocab_size} and {tokenizer.vocab_size} tokens",
             hint="train the reward model from the policy's SFT checkpoint: `wuya reward --model runs/sft ...`",
         )
-    return model_reward(model.eval(), device=device, microbatch_tokens=microbatch_tokens)
+    context_length = model.trunk.config.context_length
+    return model_reward(model.eval(), max_length=context_length, microbatch_tokens=microbatch_tokens)
 
 
 def mean_reward(scores: Sequence["Score"]) -> "Score":
@@ -66,41 +68,33 @@ def mean_reward(scores: Sequence["Score"]) -> "Score":
     return score
 
 
-class ScoresSequences(Protocol):
-    """A reward model: a ScalarModel, or one adapter of a shared trunk."""
-
-    def scores(self, ids_BT: Tensor, last_B: Tensor) -> Tensor:
-        """Score of each row at the index of its last kept token."""
-        ...
-
-
-def model_reward(
-    model: ScoresSequences, *, device: torch.device | str = "cpu", microbatch_tokens: int = 8192
-) -> "Score":
+def model_reward(model: TokenScalars, *, max_length: int, microbatch_tokens: int = 8192) -> "Score":
     """Score of the last kept token under our reward model; same ids as the policy saw, nothing is encoded again."""
 
     def score(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
-        rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-        return score_sequences(model, rows, device=device, microbatch_tokens=microbatch_tokens)
+        return score_answers(model, prompts, completions, max_length=max_length, microbatch_tokens=microbatch_tokens)
 
     return score
 
 
 @torch.no_grad()
-def score_sequences(
-    model: ScoresSequences,
-    sequences: Sequence[Sequence[int]],
+def score_answers(
+    model: TokenScalars,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
     *,
-    device: torch.device | str = "cpu",
+    max_length: int,
     microbatch_tokens: int = 8192,
 ) -> Tensor:
-    """Score of each whole sequence, float32 [B] on the CPU; rows of like length share a forward pass."""
-    scores_B = torch.zeros(len(sequences))
-    for group in length_sorted_microbatches([len(row) for row in sequences], microbatch_tokens):
-        ids_BT, lengths_B = pad_right(
-            [sequences[row] for row in group], pad_id=0
-        )  # nothing looks ahead: any id will do
-        scores_B[group] = model.scores(ids_BT.to(device), lengths_B.to(device) - 1).float().cpu()
+    """Score of each answer to its prompt, float32 [B] on the CPU; a prompt that comes often is read once.
+
+    Args:
+        max_length: the model's context.
+        microbatch_tokens: positions, padding included, of one forward pass.
+    """
+    scores_B = torch.zeros(len(answers))
+    for rows in answer_rows(prompts, answers, max_length=max_length, max_tokens=microbatch_tokens):
+        scores_B[rows.answer_B] = answer_scores(model, rows).float().cpu()
     return scores_B
 
 

@@ -184,11 +184,11 @@ class LanguageView:
     def __init__(self, trunk: GPT, name: str | None) -> None:
         self.trunk, self.name = trunk, name
 
-    def __call__(self, ids_BT: Tensor) -> Tensor:
-        """Final hidden states [B, T, D]."""
+    def __call__(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+        """Final hidden states [B, T, D], or [N, D] of the wanted positions."""
         with _view_of(self.trunk, self.name):
-            hidden_BTD: Tensor = self.trunk(ids_BT)
-            return hidden_BTD
+            hidden: Tensor = self.trunk(ids_BT, wanted_BT=wanted_BT)
+            return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits of hidden states; the output matrix has no adapter."""
@@ -206,15 +206,17 @@ class ScalarView:
         """The model's re-centring."""
         return self.model.bias
 
-    def values(self, ids_BT: Tensor) -> Tensor:
-        """The head's scalar at every position, [B, T]."""
+    def values(
+        self,
+        ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        segments_BT: Tensor | None = None,
+        wanted_BT: Tensor | None = None,
+    ) -> Tensor:
+        """The head's scalar at every position, [B, T], or [N] of the wanted ones."""
         with _view_of(self.model.trunk, self.name):
-            return self.model.values(ids_BT)
-
-    def scores(self, ids_BT: Tensor, last_B: Tensor) -> Tensor:
-        """Score of each sequence at its last kept token, [B]."""
-        with _view_of(self.model.trunk, self.name):
-            return self.model.scores(ids_BT, last_B)
+            return self.model.values(ids_BT, positions_BT=positions_BT, segments_BT=segments_BT, wanted_BT=wanted_BT)
 
 
 @contextmanager

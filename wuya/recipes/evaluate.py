@@ -123,7 +123,9 @@ def _evaluate(config: EvaluateConfig) -> Path:
             models["sft"], tokenizer, prompts, score,
             n=config.best_of, max_tokens=config.max_tokens, seed=config.seed + 1,
         )  # fmt: skip
-    proxy = {name: proxy_scores(score, tokenizer, prompts, a) for name, a in answers.items()} if score else {}
+    proxy: dict[str, torch.Tensor] = {}
+    if score is not None:
+        proxy = dict(zip(answers, proxy_scores(score, tokenizer, prompts, list(answers.values())), strict=True))
     write_answers(config.out / "answers.jsonl", prompts, answers, proxy)
     # 2. Who is preferred, by people who did not train the reward model
     report: dict[str, Any] = {

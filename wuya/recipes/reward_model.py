@@ -23,7 +23,7 @@ from wuya.data.formats import read_demonstrations, read_rankings
 from wuya.errors import DataError
 from wuya.evals.reward_model_report import judge_reward_model
 from wuya.files import BadRows, to_json, write_atomic
-from wuya.inference.rewards import score_sequences
+from wuya.inference.rewards import score_answers
 from wuya.losses.preference import ranking_loss
 from wuya.models.checkpoint import load_checkpoint, save_checkpoint
 from wuya.models.layers import Attention, Block
@@ -36,7 +36,13 @@ from wuya.tokenizer.chat_format import encode_prompt
 from wuya.training import distributed
 from wuya.training.answer_rows import answer_scores
 from wuya.training.optimizer import Optimizer, build_optimizer, clip_gradients, set_lr
-from wuya.training.ranked_prompts import RankedPrompt, prompt_microbatches, ranked_prompts, vote_tensors
+from wuya.training.ranked_prompts import (
+    RankedPrompt,
+    prompt_microbatches,
+    ranked_prompts,
+    ranked_rows,
+    vote_tensors,
+)
 from wuya.training.run import Run
 from wuya.training.schedule import warmup_cosine
 
@@ -201,7 +207,8 @@ def ranking_gradients(model: ScalarModel, batch: list[RankedPrompt], *, microbat
     device = model.head.weight.device
     totals = torch.zeros(3, dtype=torch.float64)
     for part in prompt_microbatches(mine, microbatch_tokens):
-        scores_B = answer_scores(model, part)
+        rows = ranked_rows(part, model.trunk.config.context_length)
+        scores_B = rows.in_order(answer_scores(model, rows))
         rows_PK, ranks_PK, weights_P = (tensor.to(device) for tensor in vote_tensors(part))
         loss, _ = ranking_loss(scores_B[rows_PK], ranks_PK, weights_P)
         (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
@@ -225,19 +232,20 @@ def _count_right(scores_B: torch.Tensor, prompts: list[RankedPrompt]) -> tuple[f
 def recentre(model: ScalarModel, demonstrations: Path, tokenizer: Tokenizer, config: RewardModelConfig) -> None:
     """Set the model's bias so that demonstrations score 0 on average (InstructGPT, section 3.5)."""
     limit = model.trunk.config.context_length
-    sequences = []
+    prompts, answers = [], []
     for demonstration in read_demonstrations(demonstrations, BadRows()):
         ids = encode_prompt(tokenizer, demonstration.prompt.messages)
-        ids = [*ids, *tokenizer.encode(demonstration.completion), tokenizer.eos_id]
-        if len(ids) <= limit:
-            sequences.append(ids)
-        if len(sequences) == config.max_demonstrations:
+        answer = [*tokenizer.encode(demonstration.completion), tokenizer.eos_id]
+        if len(ids) + len(answer) <= limit:
+            prompts.append(ids)
+            answers.append(answer)
+        if len(answers) == config.max_demonstrations:
             break
-    if not sequences:
+    if not answers:
         raise DataError(f"`{demonstrations}` has no demonstration that fits into {limit} tokens")
-    scores_B = score_sequences(model, sequences, device=model.bias.device, microbatch_tokens=config.microbatch_tokens)
+    scores_B = score_answers(model, prompts, answers, max_length=limit, microbatch_tokens=config.microbatch_tokens)
     model.bias += scores_B.double().mean().to(model.bias.dtype)
-    say(f"scores shifted by {-float(scores_B.mean()):+.3f}: {len(sequences)} demonstrations now score 0 on average")
+    say(f"scores shifted by {-float(scores_B.mean()):+.3f}: {len(answers)} demonstrations now score 0 on average")
 
 
 def _save(

@@ -1,114 +1,179 @@
-"""A prompt once, then its answers side by side: K scores from one pass over the prompt instead of K.
+"""A prompt read once for all its answers: the answers stand side by side behind it, in one row.
 
-Each answer sees the prompt and itself, at the positions it would have alone, so scores, log-probs and gradients are
-those of one sequence an answer, within rounding. With six answers of 20 tokens to a prompt of 60 that is 180 tokens
-instead of 480. A prompt whose answers do not fit into one row of the context gets several rows.
-Dimension key: N rows, T tokens, B answers of the prompts laid end to end, C tokens of all answers laid end to end.
+Each answer sees the prompt and itself, at the positions it would have alone, so hidden states (and what follows from
+them: scores, log-probs, gradients) are those of one sequence an answer, within rounding. With six answers of 20 tokens
+to a prompt of 60 that is 180 tokens instead of 480. Answers whose prompts are equal share rows; a prompt that comes
+once is an ordinary sequence.
+
+    for rows in answer_rows(prompts, answers, max_length=limit, max_tokens=8192):
+        scores[rows.answer_B] = answer_scores(reward_model, rows)
+
+Dimension key: N rows, T tokens, B answers, C tokens of all answers laid end to end, D model width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from wuya.data.batches import length_sorted_microbatches
 from wuya.losses.language_model import token_logprobs
 from wuya.models.gpt import GPT, SHARED
-from wuya.models.reward_model import ScalarModel
-from wuya.training.ranked_prompts import RankedPrompt
+
+LONGEST_ROW = 512
+"""Tokens: in longer rows attention costs more than reading the prompt once saves."""
+
+Ids = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerRows:
-    """What a decoder reads, and where each answer's last token lies."""
+    """What a decoder reads, and where the answers lie in it; tensors are on the CPU."""
 
     ids_NT: Tensor
     positions_NT: Tensor
     """Place of a token in its own prompt and answer."""
     segments_NT: Tensor
-    """SHARED for the prompt, then the number of the answer; -1 on padding."""
+    """SHARED for a prompt, then the number of the answer in its row; -1 on padding."""
+    answer_B: Tensor
+    """Which of the caller's answers, in the order they lie here."""
     row_B: Tensor
+    first_B: Tensor
+    """Column of an answer's first token."""
     last_B: Tensor
-    """Column of each answer's last token."""
+    before_B: Tensor
+    """Column of the prompt's last token, whose state predicts the answer's first."""
+
+    def inputs(self, device: torch.device | str) -> dict[str, Tensor | None]:
+        """What the decoder is given."""
+        shared = bool((self.segments_NT > 0).any())  # else every row is a sequence: plain causal attention is faster
+        return {
+            "ids_BT": self.ids_NT.to(device),
+            "positions_BT": self.positions_NT.to(device) if shared else None,
+            "segments_BT": self.segments_NT.to(device) if shared else None,
+        }
+
+    def tokens(self) -> "AnswerTokens":
+        """All answer tokens, laid end to end."""
+        length_B = self.last_B - self.first_B + 1
+        owner_C = torch.repeat_interleave(torch.arange(len(length_B)), length_B)
+        place_C = torch.arange(len(owner_C)) - torch.repeat_interleave(length_B.cumsum(0) - length_B, length_B)
+        column_C = self.first_B[owner_C] + place_C
+        before_C = torch.where(place_C == 0, self.before_B[owner_C], column_C - 1)
+        row_C = self.row_B[owner_C]
+        return AnswerTokens(owner_C, row_C, column_C, before_C, self.ids_NT[row_C, column_C])
+
+    def in_order(self, values_B: Tensor) -> Tensor:
+        """Values of the answers that lie here, brought into the caller's order; for rows that hold all of them."""
+        return values_B[self.answer_B.argsort().to(values_B.device)]
 
 
-def row_plan(prompt: RankedPrompt, max_length: int) -> list[list[int]]:
-    """Which answers share a row: as many as fit behind the prompt in `max_length` tokens, in order."""
-    rows: list[list[int]] = []
-    room = 0
-    for answer, sequence in enumerate(prompt.sequences):
-        length = len(sequence) - prompt.prompt_length
-        if length > room or not rows:
-            rows.append([])
-            room = max_length - prompt.prompt_length
-        rows[-1].append(answer)
-        room -= length
-    return rows
+@dataclass(frozen=True, slots=True)
+class AnswerTokens:
+    """Every token of every answer."""
+
+    owner_C: Tensor
+    """Which answer of the rows' B."""
+    row_C: Tensor
+    column_C: Tensor
+    before_C: Tensor
+    """Column whose state predicts the token: for an answer's first token the prompt's last, not its neighbour."""
+    id_C: Tensor
 
 
-def answer_rows(prompts: Sequence[RankedPrompt], max_length: int) -> AnswerRows:
-    """Lay out the prompts' answers, in order; `max_length` is the model's context."""
-    ids: list[list[int]] = []
-    positions: list[list[int]] = []
-    segments: list[list[int]] = []
-    ends: list[tuple[int, int]] = []
-    for prompt in prompts:
-        start = prompt.prompt_length
-        for answers in row_plan(prompt, max_length):
-            ids.append(prompt.sequences[0][:start])
-            positions.append(list(range(start)))
-            segments.append([SHARED] * start)
-            for answer in answers:
-                sequence = prompt.sequences[answer]
-                ids[-1] += sequence[start:]
-                positions[-1] += range(start, len(sequence))
-                segments[-1] += [answer] * (len(sequence) - start)
-                ends.append((len(ids) - 1, len(ids[-1]) - 1))
-    row_B, last_B = torch.tensor(ends).T
-    return AnswerRows(_padded(ids, 0), _padded(positions, 0), _padded(segments, -1), row_B, last_B)
+class TokenScalars(Protocol):
+    """A reward model: a ScalarModel, or one adapter of a shared trunk."""
+
+    @property
+    def bias(self) -> Tensor:
+        """The re-centring."""
+        ...
+
+    def values(self, ids_BT: Tensor, *, positions_BT: Tensor | None, segments_BT: Tensor | None) -> Tensor:
+        """A scalar for every position, [B, T]."""
+        ...
 
 
-def answer_scores(model: ScalarModel, prompts: Sequence[RankedPrompt]) -> Tensor:
-    """Score of every answer, float32 [B], as `ScalarModel.scores`; carries gradient."""
-    device = model.head.weight.device
-    rows = answer_rows(prompts, model.trunk.config.context_length)
-    values_NT = model.values(
-        rows.ids_NT.to(device), positions_BT=rows.positions_NT.to(device), segments_BT=rows.segments_NT.to(device)
-    )
+def answer_scores(model: TokenScalars, rows: AnswerRows) -> Tensor:
+    """Score of every answer, float32 [B]: the scalar at its last token, less the bias. Carries gradient."""
+    device = model.bias.device
+    values_NT = model.values(**rows.inputs(device))  # type: ignore[arg-type]
     return values_NT[rows.row_B.to(device), rows.last_B.to(device)] - model.bias
 
 
-def answer_logprobs(policy: GPT, prompts: Sequence[RankedPrompt]) -> Tensor:
-    """log pi(answer | prompt) of every answer, nats, float32 [B]; carries gradient."""
-    rows = answer_rows(prompts, policy.config.context_length)
-    owner_C, row_C, column_C, before_C = _answer_tokens(prompts, rows)
-    device = policy.device
-    hidden_NTD = policy(
-        rows.ids_NT.to(device), positions_BT=rows.positions_NT.to(device), segments_BT=rows.segments_NT.to(device)
-    )
-    logits_CV = policy.logits(hidden_NTD[row_C.to(device), before_C.to(device)])
-    logprobs_C = token_logprobs(logits_CV, rows.ids_NT[row_C, column_C].to(device))
-    return torch.zeros(len(rows.row_B), device=device).index_add(0, owner_C.to(device), logprobs_C)
+def answer_states(model: GPT, rows: AnswerRows) -> tuple[AnswerTokens, Tensor, Tensor]:
+    """Every answer token, its hidden state [C, D], and its log-prob given what stands before it, nats [C]."""
+    device = model.device
+    hidden_NTD = model(**rows.inputs(device))
+    tokens = rows.tokens()
+    row_C = tokens.row_C.to(device)
+    logits_CV = model.logits(hidden_NTD[row_C, tokens.before_C.to(device)])
+    return tokens, hidden_NTD[row_C, tokens.column_C.to(device)], token_logprobs(logits_CV, tokens.id_C.to(device))
 
 
-def _answer_tokens(prompts: Sequence[RankedPrompt], rows: AnswerRows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of every answer token: its answer, its row and column, and the column whose state predicts it, each [C].
+def answer_logprobs(model: GPT, rows: AnswerRows) -> Tensor:
+    """log pi(answer | prompt) of every answer, nats, float32 [B]. Carries gradient."""
+    tokens, _, logprobs_C = answer_states(model, rows)
+    sums_B = torch.zeros(len(rows.answer_B), device=logprobs_C.device)
+    return sums_B.index_add(0, tokens.owner_C.to(sums_B.device), logprobs_C)
 
-    An answer's first token is predicted by the prompt's last one, which is not its neighbour.
+
+@dataclass(slots=True)
+class _Row:
+    prompt: tuple[int, ...]
+    answers: list[int] = field(default_factory=list)
+    length: int = 0
+
+
+def answer_rows(
+    prompts: Sequence[Ids], answers: Sequence[Ids], *, max_length: int, max_tokens: int | None = None
+) -> list[AnswerRows]:
+    """Lay out answers behind their prompts, one prompt an answer, in parts for one forward pass each.
+
+    Args:
+        max_length: tokens a model's context holds; a prompt whose answers need more gets several rows.
+        max_tokens: of a part, padding included; None = one part.
     """
-    starts = [(prompt.prompt_length, len(s) - prompt.prompt_length) for prompt in prompts for s in prompt.sequences]
-    places = []
-    for answer, ((start, length), row, last) in enumerate(
-        zip(starts, rows.row_B.tolist(), rows.last_B.tolist(), strict=True)
-    ):
-        first = last - length + 1
-        places += [
-            (answer, row, column, start - 1 if column == first else column - 1) for column in range(first, last + 1)
-        ]
-    owner_C, row_C, column_C, before_C = torch.tensor(places).T
-    return owner_C, row_C, column_C, before_C
+    rows = _plan(prompts, answers, min(max_length, LONGEST_ROW))
+    if max_tokens is None:
+        return [_lay_out(rows, answers)]
+    parts = length_sorted_microbatches([row.length for row in rows], max_tokens)
+    return [_lay_out([rows[index] for index in part], answers) for part in parts]
 
 
-def _padded(rows: list[list[int]], fill: int) -> Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([row + [fill] * (width - len(row)) for row in rows])
+def _plan(prompts: Sequence[Ids], answers: Sequence[Ids], max_length: int) -> list[_Row]:
+    """Which answers share a row: those of one prompt, in order, as many as fit."""
+    rows: list[_Row] = []
+    open_rows: dict[tuple[int, ...], _Row] = {}
+    for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        key = tuple(prompt)
+        row = open_rows.get(key)
+        if row is None or row.length + len(answer) > max_length:
+            row = open_rows[key] = _Row(key, length=len(key))
+            rows.append(row)
+        row.answers.append(number)
+        row.length += len(answer)
+    return rows
+
+
+def _lay_out(rows: Sequence[_Row], answers: Sequence[Ids]) -> AnswerRows:
+    shape = (len(rows), max(row.length for row in rows))
+    ids_NT, positions_NT = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+    segments_NT = torch.full(shape, -1)
+    places: list[tuple[int, int, int, int, int]] = []
+    for n, row in enumerate(rows):
+        start = len(row.prompt)
+        ids, positions, segments = list(row.prompt), list(range(start)), [SHARED] * start
+        for segment, number in enumerate(row.answers):
+            length = len(answers[number])
+            places.append((number, n, len(ids), len(ids) + length - 1, start - 1))
+            ids += answers[number]
+            positions += range(start, start + length)
+            segments += [segment] * length
+        ids_NT[n, : len(ids)] = torch.tensor(ids)
+        positions_NT[n, : len(ids)] = torch.tensor(positions)
+        segments_NT[n, : len(ids)] = torch.tensor(segments)
+    answer_B, row_B, first_B, last_B, before_B = torch.tensor(places).T
+    return AnswerRows(ids_NT, positions_NT, segments_NT, answer_B, row_B, first_B, last_B, before_B)

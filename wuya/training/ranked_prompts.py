@@ -13,6 +13,7 @@ from wuya.data.batches import length_sorted_microbatches
 from wuya.records import Candidate, Prompt, Ranking
 from wuya.tokenizer.bpe import Tokenizer
 from wuya.tokenizer.chat_format import encode_prompt
+from wuya.training.answer_rows import AnswerRows, answer_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,18 @@ def prompt_microbatches(prompts: Sequence[RankedPrompt], max_tokens: int) -> lis
     """Prompts of like length together, (prompts x longest) within `max_tokens`; a prompt is never cut in two."""
     groups = length_sorted_microbatches([prompt.length for prompt in prompts], max_tokens)
     return [[prompts[index] for index in group] for group in groups]
+
+
+def ranked_rows(prompts: Sequence[RankedPrompt], max_length: int) -> AnswerRows:
+    """The prompts' answers for one forward pass, each prompt read once; their order is that of `vote_tensors`' rows
+    after `in_order`."""
+    places = [(prompt.prompt_length, sequence) for prompt in prompts for sequence in prompt.sequences]
+    [rows] = answer_rows(
+        [sequence[:start] for start, sequence in places],
+        [sequence[start:] for start, sequence in places],
+        max_length=max_length,
+    )
+    return rows
 
 
 def vote_tensors(prompts: Sequence[RankedPrompt]) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,9 +24,9 @@ class AdapterPolicy(nn.Module):
         self.adapter = _parameters(trunk, name)
         self._view = LanguageView(trunk, name)
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        """Final hidden states, [B, T, D]."""
-        return self._view(ids_BT)
+    def forward(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+        """Final hidden states, [B, T, D], or [N, D] of the wanted positions."""
+        return self._view(ids_BT, wanted_BT=wanted_BT)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits."""
@@ -53,13 +53,16 @@ class AdapterValues(nn.Module):
         """The re-centring."""
         return self.own.bias
 
-    def values(self, ids_BT: Tensor) -> Tensor:
-        """A scalar for every position, [B, T]."""
-        return self._view.values(ids_BT)
-
-    def scores(self, ids_BT: Tensor, last_B: Tensor) -> Tensor:
-        """Score of each sequence at its last kept token, [B]."""
-        return self._view.scores(ids_BT, last_B)
+    def values(
+        self,
+        ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        segments_BT: Tensor | None = None,
+        wanted_BT: Tensor | None = None,
+    ) -> Tensor:
+        """A scalar for every position, [B, T], or [N] of the wanted ones."""
+        return self._view.values(ids_BT, positions_BT=positions_BT, segments_BT=segments_BT, wanted_BT=wanted_BT)
 
 
 def _parameters(trunk: GPT, name: str) -> nn.ParameterDict:
