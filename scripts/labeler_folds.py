@@ -24,12 +24,9 @@ from wuya.evals.bootstrap import mean_interval
 from wuya.evals.calibration import PairVote, calibrate
 from wuya.feedback.simulated import Labelers
 from wuya.files import make_folder, read_jsonl, to_json, write_atomic
-from wuya.inference.rewards import score_sequences
-from wuya.models.checkpoint import load_scalar_model
 from wuya.recipes import reward_model
 from wuya.recipes.reward_model import RewardModelConfig
 from wuya.records import Candidate, Message, Prompt, Ranking
-from wuya.training.ranked_prompts import ranked_prompts
 
 
 def main() -> None:
@@ -51,7 +48,7 @@ def main() -> None:
     rows, scores = [], []
     for number, group in enumerate(folds_of(train, arguments.folds), start=1):
         folder = make_folder(arguments.out / f"fold_{number}")
-        fold_scores = train_fold(folder, train, heldout, group, arguments)
+        fold_scores = train_fold(folder, train, group, arguments)
         rows.append({"fold": number, "left out": ", ".join(group), **judged(heldout, fold_scores, group)})
         scores.append(fold_scores)
     ensemble = {key: mean(s[key] for s in scores) for key in scores[0]}
@@ -76,7 +73,6 @@ def folds_of(rankings: Sequence[Ranking], count: int) -> list[list[str]]:
 def train_fold(
     folder: Path,
     train: Sequence[Ranking],
-    heldout: Sequence[Ranking],
     group: Sequence[str],
     arguments: argparse.Namespace,
 ) -> dict[tuple[str, str], float]:
@@ -88,6 +84,7 @@ def train_fold(
             RewardModelConfig(
                 model=arguments.model,
                 rankings=folder / "train.jsonl",
+                heldout_rankings=(arguments.heldout,),
                 out=out,
                 resume=out.exists(),
                 batch_size=arguments.batch_size,
@@ -97,12 +94,8 @@ def train_fold(
             )
         )
         write_atomic(out / "done", "")
-    model, tokenizer = load_scalar_model(out)
-    prompts, _ = ranked_prompts(heldout, tokenizer, max_length=model.trunk.config.context_length)
-    sequences = [sequence for prompt in prompts for sequence in prompt.sequences]
-    flat = score_sequences(model.eval(), sequences).tolist()
-    keys = [(prompt.prompt.id, candidate.text) for prompt in prompts for candidate in prompt.candidates]
-    return dict(zip(keys, flat, strict=True))
+    scored = (row for _, row in read_jsonl(out / "heldout_scores.jsonl"))
+    return {(row["prompt_id"], row["text"]): row["score"] for row in scored}
 
 
 def judged(
