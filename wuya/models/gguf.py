@@ -21,6 +21,7 @@ from torch import Tensor
 
 from wuya.errors import CheckpointError
 from wuya.models.checkpoint import assign, on_meta, require_same_vocabulary
+from wuya.models.config import GPTConfig
 from wuya.models.gpt import GPT
 from wuya.models.pretrained import Family, config_from_hf, state_from_hf
 from wuya.tokenizer.bpe import Tokenizer
@@ -60,13 +61,7 @@ GPT2_INNER = {
 
 def load_gguf(path: Path | str) -> tuple[GPT, Tokenizer]:
     """The model (float32) and tokenizer of a GGUF file."""
-    path = Path(path)
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, OSError, IndexError, KeyError) as error:
-        raise CheckpointError(
-            f"`{path}` is not a whole GGUF file", found=str(error), hint="download it again"
-        ) from error
+    path, reader = Path(path), _open(Path(path))
     fields = _Fields(reader, path)
     hf = hf_config(fields, {tensor.name for tensor in reader.tensors})
     config = config_from_hf(hf)
@@ -81,6 +76,22 @@ def load_gguf(path: Path | str) -> tuple[GPT, Tokenizer]:
     model, tokenizer = assign(on_meta(config), state, path), read_tokenizer(fields)
     require_same_vocabulary(model, tokenizer, where=str(path))
     return model, tokenizer
+
+
+def describe_gguf(path: Path) -> tuple[GPTConfig, Tokenizer]:
+    """The architecture and tokenizer of a GGUF file, without its weights."""
+    reader = _open(path)
+    fields = _Fields(reader, path)
+    return config_from_hf(hf_config(fields, {tensor.name for tensor in reader.tensors})), read_tokenizer(fields)
+
+
+def _open(path: Path) -> GGUFReader:
+    try:
+        return GGUFReader(path)
+    except (ValueError, OSError, IndexError, KeyError) as error:
+        raise CheckpointError(
+            f"`{path}` is not a whole GGUF file", found=str(error), hint="download it again"
+        ) from error
 
 
 def find_in_package(name: str) -> Path:

@@ -75,7 +75,7 @@ def of_demo(workspace: Path) -> dict[str, str]:
 def open_model_engine(
     models: Mapping[str, str],
     *,
-    kind: Literal["process", "thread", "fake"],
+    kind: Literal["process", "thread", "openvino", "fake"],
     upstream: str = "",
     quantize: Literal["none", "int8", "int4"] = "none",
     device: str = "auto",
@@ -111,6 +111,8 @@ def open_model_engine(
     }
     if kind == "thread":
         return LocalEngine(models, **options)
+    if kind == "openvino":
+        options["library"] = "openvino"
     from wuya.inference.backends.worker import WorkerEngine
 
     return WorkerEngine(models, **options)

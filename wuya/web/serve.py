@@ -64,8 +64,9 @@ class ServeConfig:
     """Addresses of the reverse proxy whose X-Forwarded headers are believed, with commas; only with `--public_url`."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call `/v1` with a key."""
-    engine: Literal["process", "thread", "fake"] = "process"
-    """Where the model runs: in its own process, in a thread of this one, or nowhere: `fake` makes words up."""
+    engine: Literal["process", "thread", "openvino", "fake"] = "process"
+    """Where the model runs: in its own process, in a thread of this one, in its own process on OpenVINO GenAI (CPUs;
+    `pip install 'wuya[openvino]'`), or nowhere: `fake` makes words up."""
     upstream: str = ""
     """Base URL of an OpenAI-compatible server that runs the models instead: `http://127.0.0.1:8080/v1`. `models` then
     names which of its models to offer; none: all."""

@@ -124,6 +124,10 @@ class Completion:
         if params.presence_penalty:
             logits_V.sub_((self._counts_V > 0).to(logits_V.dtype), alpha=params.presence_penalty)
 
+    def note(self, token: int, logprob: float) -> None:
+        """The log-prob of the next token, where somebody else samples; there are no alternatives then."""
+        self._logprob = self.vocabulary.logprob(token, logprob, ())
+
     # -- events
 
     def advance(self, token: int, *, finished: bool, stopped: bool) -> list[Event]:

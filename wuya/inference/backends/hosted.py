@@ -7,7 +7,7 @@ and an idle model holds no cache. Finished rows leave their keys and values in a
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch import Tensor
 from wuya.inference.backends.completion import Completion, Vocabulary
 from wuya.inference.backends.grammar import Grammar, GrammarCompiler
 from wuya.inference.backends.prefixes import PrefixStore, shared_length
-from wuya.inference.backends.protocol import Event, Failed, Finished, GenerationRequest, ModelInfo
+from wuya.inference.backends.protocol import Event, Failed, Finished, GenerationRequest, ModelInfo, TokenLogprob
+from wuya.inference.backends.scoring import embedding, token_logprobs
 from wuya.inference.batch import Batch, StepOutput
 from wuya.inference.kv_cache import KVCache
 from wuya.inference.sampling import SamplingParams, draw_seeds
@@ -68,7 +69,7 @@ class HostedModel:
         self, info: ModelInfo, model: GPT, tokenizer: Tokenizer, *, slots: int, cache_bytes: int, prefix_bytes: int
     ) -> None:
         self.info, self.model, self.tokenizer, self.slots = info, model, tokenizer, slots
-        self.context_length = info.context_length
+        self.context_length, self.vocab_size = info.context_length, model.config.vocab_size
         config = model.config
         self.vocabulary = Vocabulary(tokenizer, config.vocab_size)
         self.bytes_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * model.dtype.itemsize
@@ -121,6 +122,10 @@ class HostedModel:
         """What happened since the last call."""
         events, self._events = self._events, []
         return events
+
+    def check(self, request: GenerationRequest) -> None:
+        """Numbers out of range are refused."""
+        _sampling(request)
 
     def compile_schema(self, schema: Mapping[str, Any]) -> Grammar:
         """The grammar of a JSON schema; from any thread."""
@@ -188,6 +193,14 @@ class HostedModel:
         if not self.busy:
             self.cache.resize(1, 1, live_rows=0)
 
+    def embed(self, ids: Sequence[int]) -> list[float]:
+        """See `scoring`."""
+        return embedding(self.model, ids)
+
+    def score(self, ids: Sequence[int], top: int) -> list[TokenLogprob]:
+        """See `scoring`."""
+        return token_logprobs(self.model, self.vocabulary, ids, top)
+
     # -- schedule
 
     def _queue(self, work: Work) -> None:
@@ -223,8 +236,7 @@ class HostedModel:
             self._work[completion.sequence] = work
         return Request(
             prompt=prompt,
-            sampling=SamplingParams(max_tokens=params.max_tokens, temperature=params.temperature, top_k=params.top_k,
-                                    top_p=params.top_p, min_p=params.min_p),
+            sampling=_sampling(work.job.request),
             stop_token_ids=() if params.ignore_eos else self.vocabulary.stops,
             sequences=tuple(completion.sequence for completion in work.completions),
             seeds=tuple(completion.seed for completion in work.completions),
@@ -311,6 +323,12 @@ class HostedModel:
     def _forget(self, completion: Completion) -> None:
         self._by_sequence.pop(completion.sequence, None)
         self._work.pop(completion.sequence, None)
+
+
+def _sampling(request: GenerationRequest) -> SamplingParams:
+    params = request.params
+    return SamplingParams(max_tokens=params.max_tokens, temperature=params.temperature, top_k=params.top_k,
+                          top_p=params.top_p, min_p=params.min_p)  # fmt: skip
 
 
 def _power_of_two(number: int) -> int:

@@ -14,14 +14,14 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
-from wuya.errors import DataError, WuyaError
+from wuya.errors import ConfigError, DataError, WuyaError
 from wuya.inference.backends.chat import encode_messages
 from wuya.inference.backends.grammar import Grammar
-from wuya.inference.backends.hosted import HostedModel
+from wuya.inference.backends.hosting import Hosted
 from wuya.inference.backends.loading import Quantize, load_hosted
 from wuya.inference.backends.protocol import (
     ContextTooLong,
@@ -36,8 +36,6 @@ from wuya.inference.backends.protocol import (
     TokenLogprob,
     UnknownModel,
 )
-from wuya.inference.backends.scoring import embedding, token_logprobs
-from wuya.inference.sampling import SamplingParams
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,6 +56,7 @@ class LocalEngine:
         dtype: str = "auto",
         quantize: Quantize = "none",
         max_context: int | None = None,
+        library: Literal["torch", "openvino"] = "torch",
     ) -> None:
         """
         Args:
@@ -67,15 +66,16 @@ class LocalEngine:
             cache_bytes: of each model, for keys and values of what runs; at least one whole context.
             prefix_bytes: of each model, for those of finished completions, which the next turn of a chat begins with.
             max_context: cut the models' contexts to so many tokens.
+            library: what computes; see `openvino` for what that one cannot do.
         """
         self._paths = {alias: str(path) for alias, path in models.items()}
-        self.slots, self.queue_limit = slots, queue_limit
+        self.slots, self.queue_limit, self.library = slots, queue_limit, library
         self._load_options: dict[str, Any] = {
             "slots": slots, "cache_bytes": cache_bytes, "prefix_bytes": prefix_bytes, "device": device, "dtype": dtype,
             "quantize": quantize, "max_context": max_context,
         }  # fmt: skip
-        self._models: dict[str, HostedModel] = {}
-        self._hosted: list[HostedModel] = []  # the thread's: also those which only finish their streams
+        self._models: dict[str, Hosted] = {}
+        self._hosted: list[Hosted] = []  # the thread's: also those which only finish their streams
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[str, asyncio.Queue[Event]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -164,19 +164,19 @@ class LocalEngine:
         hosted = self._need(model)
         for ids in inputs:
             self._check_length(hosted, len(ids), 0)
-        return [await self._call(lambda ids=ids: embedding(hosted.model, ids)) for ids in inputs]  # type: ignore[misc]
+        return [await self._call(lambda ids=ids: hosted.embed(ids)) for ids in inputs]  # type: ignore[misc]
 
     async def score(self, model: str, ids: Sequence[int], top: int) -> list[TokenLogprob]:
         """One forward without cache."""
         hosted = self._need(model)
         self._check_length(hosted, len(ids), 0)
-        return await self._call(lambda: token_logprobs(hosted.model, hosted.vocabulary, ids, top))
+        return await self._call(lambda: hosted.score(ids, top))
 
     # -- models
 
     async def load(self, alias: str, path: str) -> None:
         """Beside what runs; then new requests get the new model."""
-        new = await asyncio.to_thread(load_hosted, alias, path, **self._load_options)
+        new = await asyncio.to_thread(self._load, alias, path)
         old, self._models[alias] = self._models.get(alias), new
         self._commands.put(lambda: self._exchange(old, new))
 
@@ -186,37 +186,45 @@ class LocalEngine:
         del self._models[alias]
         self._commands.put(lambda: self._exchange(old, None))
 
+    def _load(self, alias: str, path: str) -> Hosted:
+        if self.library == "torch":
+            return load_hosted(alias, path, **self._load_options)
+        try:
+            from wuya.inference.backends.openvino import load_openvino
+        except ImportError as error:
+            hint = "install it: `pip install 'wuya[openvino]'`"
+            raise ConfigError("OpenVINO GenAI is not installed", found=str(error), hint=hint) from error
+        return load_openvino(alias, path, **self._load_options)
+
     # -- helpers of the event loop's side
 
-    def _need(self, alias: str) -> HostedModel:
+    def _need(self, alias: str) -> Hosted:
         if alias not in self._models:
             raise UnknownModel(alias, list(self._models))
         return self._models[alias]
 
-    def _check(self, request: GenerationRequest) -> HostedModel:
+    def _check(self, request: GenerationRequest) -> Hosted:
         hosted, params = self._need(request.model), request.params
         if self._closing or self._thread is None or not self._thread.is_alive():
             raise EngineLost("the engine is not running")
         self._check_length(hosted, len(request.prompt_ids), params.max_tokens)
         if request.job in self._streams:
             raise WuyaError(f"there is a job `{request.job}` already")
-        vocab_size = hosted.model.config.vocab_size
-        if not all(0 <= id < vocab_size for id in request.prompt_ids):
-            raise DataError("the prompt holds token ids this model does not have", found=f"{vocab_size} tokens")
-        SamplingParams(max_tokens=params.max_tokens, temperature=params.temperature, top_k=params.top_k,
-                       top_p=params.top_p, min_p=params.min_p)  # fmt: skip
+        if not all(0 <= id < hosted.vocab_size for id in request.prompt_ids):
+            raise DataError("the prompt holds token ids this model does not have", found=f"{hosted.vocab_size} tokens")
+        hosted.check(request)
         return hosted
 
-    def _check_length(self, hosted: HostedModel, prompt: int, wanted: int) -> None:
+    def _check_length(self, hosted: Hosted, prompt: int, wanted: int) -> None:
         if prompt < 1:
             raise DataError("the prompt is empty", hint="give it at least one token")
-        if prompt + wanted > hosted.context_length:
-            raise ContextTooLong(prompt_tokens=prompt, max_tokens=wanted, context_length=hosted.context_length)
+        if prompt + wanted > hosted.info.context_length:
+            raise ContextTooLong(prompt_tokens=prompt, max_tokens=wanted, context_length=hosted.info.context_length)
 
-    async def _compile(self, hosted: HostedModel, request: GenerationRequest) -> Grammar:
+    async def _compile(self, hosted: Hosted, request: GenerationRequest) -> Grammar:
         return await asyncio.to_thread(hosted.compile_schema, request.params.json_schema or {})
 
-    def _num_ahead(self, hosted: HostedModel) -> int:
+    def _num_ahead(self, hosted: Hosted) -> int:
         """Requests that would be served before a new one."""
         return max(0, len(hosted.accepted) - max(0, self.slots - hosted.num_used))
 
@@ -265,7 +273,7 @@ class LocalEngine:
         except queue.Empty:
             pass
 
-    def _add(self, hosted: HostedModel, request: GenerationRequest, grammar: Grammar | None) -> None:
+    def _add(self, hosted: Hosted, request: GenerationRequest, grammar: Grammar | None) -> None:
         try:
             hosted.add(request, grammar)
         except Exception as error:
@@ -276,7 +284,7 @@ class LocalEngine:
         for hosted in self._hosted:
             hosted.cancel(job)
 
-    def _step(self, hosted: HostedModel) -> None:
+    def _step(self, hosted: Hosted) -> None:
         try:
             hosted.step()
         except Exception as error:  # whatever it is, the other models and the next requests go on
@@ -291,7 +299,7 @@ class LocalEngine:
         if events and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._deliver, events)
 
-    def _exchange(self, old: HostedModel | None, new: HostedModel | None) -> None:
+    def _exchange(self, old: Hosted | None, new: Hosted | None) -> None:
         if old is not None:
             old.leaving = True
         if new is not None:
