@@ -39,6 +39,16 @@ VIOLATIONS = """
   document.addEventListener('securitypolicyviolation', e => window.__violations.push(
     e.violatedDirective + ' ' + e.blockedURI + ' ' + e.sourceFile + ':' + e.lineNumber + ' ' + e.sample));
 """
+SLOW_NETWORK = """
+  const quick = window.fetch;
+  window.fetch = async (...request) => {
+    const [reply] = await Promise.allSettled([quick(...request), new Promise(done => setTimeout(done, %d))]);
+    if (reply.status === 'rejected') throw reply.reason;
+    return reply.value;
+  };
+"""
+"""Every reply comes late: what a page does in between must not depend on the machine's speed. `WUYA_SLOW_NETWORK=300
+pytest tests/web/e2e` runs all tests of pages like that."""
 
 
 @pytest.fixture
@@ -164,6 +174,8 @@ def page(browser: Any) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
     context.set_default_timeout(30_000)  # a busy machine is slow, not wrong
     context.add_init_script(VIOLATIONS)
+    if late := int(os.environ.get("WUYA_SLOW_NETWORK", "0")):
+        context.add_init_script(SLOW_NETWORK % late)
     found = context.new_page()
     errors: list[str] = []
     found.on("pageerror", lambda error: errors.append(str(error)))

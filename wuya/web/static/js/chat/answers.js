@@ -11,24 +11,34 @@ export class Answers {
   constructor(app, connection) {
     this.app = app;
     this.jobs = new Jobs(connection);
-    this.sending = false;
+    /** @type {Map<string, {stopped: boolean}>} requests on their way for the open chat, by what they ask for */
+    this.asked = new Map();
     this.stopping = false;
   }
 
-  /** Another chat is opened: stop listening. */
+  get sending() {
+    return this.asked.size > 0;
+  }
+
+  /** Another chat is opened: stop listening. What was asked for goes on. */
   leave() {
     this.jobs.leave();
-    this.sending = this.stopping = false;
+    this.asked = new Map();
+    this.stopping = false;
   }
 
   /**
-   * Do something that starts answers. Stop works from this moment: pressed before the server's reply, it is sent after it.
+   * Do something that starts answers. Stop works from this moment: pressed before the server's reply, it is sent after it,
+   * also if another chat was opened meanwhile.
+   * @param {string} what a second click that asks for the same while it is on its way does nothing
    * @param {() => Promise<any>} action @param {(problem: any) => void} [failed]
    */
-  async ask(action, failed = (problem) => toast(explain(problem), { kind: "bad" })) {
-    const { app } = this;
+  async ask(what, action, failed = (problem) => toast(explain(problem), { kind: "bad" })) {
+    const { app, asked } = this;
     const { thread } = app;
-    this.sending = true;
+    if (asked.has(what)) return;
+    const request = { stopped: false };
+    asked.set(what, request);
     this.stopping = false;
     app.draw();
     announce(t("chat.generating"));
@@ -38,14 +48,14 @@ export class Answers {
         thread.accept(reply);
         if (reply.message) delete thread.get(reply.message.id).local;
         for (const job of reply.generations) this.follow(job);
-        if (this.stopping) this.#stopAll();
       }
+      if (request.stopped) this.#stopAll(reply.generations);
       app.history?.touch(reply.conversation);
     } catch (problem) {
-      if (thread === app.thread) failed(problem);
+      failed(problem);
     } finally {
+      asked.delete(what);
       if (thread === app.thread) {
-        this.sending = false;
         app.draw();
         app.measure();
       }
@@ -56,13 +66,15 @@ export class Answers {
   stop() {
     if (!this.app.busy || this.stopping) return;
     this.stopping = true;
+    for (const request of this.asked.values()) request.stopped = true;
     announce(t("chat.stopping"));
     this.app.draw();
-    this.#stopAll();
+    this.#stopAll(this.app.thread.jobs.values());
   }
 
-  #stopAll() {
-    for (const job of this.app.thread.jobs.values())
+  /** @param {Iterable<{id: string}>} jobs */
+  #stopAll(jobs) {
+    for (const job of jobs)
       api.post(`/api/generations/${job.id}/stop`).catch((problem) => problem.status !== 404 && toast(explain(problem), { kind: "bad" }));
   }
 
@@ -90,6 +102,7 @@ export class Answers {
     const { app } = this;
     const { thread } = app;
     app.frame.add(id, () => {
+      if (thread !== app.thread) return;
       thread.jobs.delete(id);
       if (message) thread.put([message]);
       if (!thread.busy) this.stopping = false;
@@ -106,6 +119,8 @@ export class Answers {
 
   /** The server does not know the job any more (it was restarted): what it kept is the truth. @param {string} id */
   async #lost(id) {
-    this.#ended(id, await api.get(`/api/messages/${id}`).catch((problem) => (explain(problem), null)));
+    const { thread } = this.app;
+    const message = await api.get(`/api/messages/${id}`).catch((problem) => (explain(problem), null));
+    if (thread === this.app.thread) this.#ended(id, message);
   }
 }

@@ -26,6 +26,12 @@ export class App {
     this.openPair = null;
     /** @type {Promise<any>} the votes on their way to the server */
     this.voting = Promise.resolve();
+    /** @type {Map<string, Promise<any>>} the last rating of each message on its way */
+    this.ratings = new Map();
+    /** @type {Promise<any>} changes of settings on their way */
+    this.configuring = Promise.resolve();
+    this.selections = 0;
+    this.measures = 0;
     /** What a chat that does not exist yet will start with. */
     this.fresh = this.#blank();
     this.follower = new Follower(parts.scroller, (away) => {
@@ -91,21 +97,24 @@ export class App {
     const { thread } = this;
     if (!thread.id || this.busy || this.view.editing) return;
     const full = await api.get(`/api/conversations/${thread.id}`).catch(() => null);
-    if (!full || thread !== this.thread || this.busy || full.updated_at === thread.conversation.updated_at) return;
+    if (!full || thread !== this.thread || this.busy || this.view.editing || full.updated_at === thread.conversation.updated_at) return;
     thread.load(full);
     await this.#otherSides();
+    if (thread !== this.thread) return;
     this.draw();
     for (const job of thread.jobs.values()) this.answers.follow(job);
   }
 
   /** @param {string} id @param {string | null} at */
   async #fetch(id, at) {
+    const { thread } = this; // another chat, opened meanwhile, has another one
     try {
       const path = at ? await api.post(`/api/messages/${at}/select`).catch(() => null) : null;
       const full = await api.get(`/api/conversations/${id}`);
-      if (this.wanted !== id) return;
-      this.thread.load(full);
+      if (thread !== this.thread) return;
+      thread.load(full);
       await this.#otherSides();
+      if (thread !== this.thread) return;
       this.loading = false;
       this.parts.skeleton.hidden = true;
       this.draw();
@@ -114,7 +123,7 @@ export class App {
       this.measure();
       if (path) this.reveal(at);
     } catch (problem) {
-      if (this.wanted !== id) return;
+      if (thread !== this.thread) return;
       this.loading = false;
       this.parts.skeleton.hidden = true;
       this.parts.failure.hidden = false;
@@ -124,9 +133,10 @@ export class App {
 
   /** An open comparison needs both answers; the path holds only one of them. */
   async #otherSides() {
-    const open = [...this.thread.comparisons.values()].filter((comparison) => comparison.outcome === null);
-    const missing = open.flatMap(({ left, right }) => [left, right]).filter((id) => !this.thread.get(id));
-    this.thread.put((await Promise.all(missing.map((id) => api.get(`/api/messages/${id}`).catch(() => null)))).filter(Boolean));
+    const { thread } = this;
+    const open = [...thread.comparisons.values()].filter((comparison) => comparison.outcome === null);
+    const missing = open.flatMap(({ left, right }) => [left, right]).filter((id) => !thread.get(id));
+    thread.put((await Promise.all(missing.map((id) => api.get(`/api/messages/${id}`).catch(() => null)))).filter(Boolean));
   }
 
   /** Scroll to a message and show which it is. @param {string | null} id */
@@ -140,21 +150,22 @@ export class App {
   }
 
   async loadOlder() {
-    const { id, before } = this.thread;
-    if (!before || this.loadingOlder) return;
-    this.loadingOlder = true;
+    const { thread } = this;
+    const { id, before } = thread;
+    if (!before || this.loadingOlder === thread) return;
+    this.loadingOlder = thread;
     try {
       const { items, next } = await api.get(`/api/conversations/${id}/messages?before=${before}&limit=40`);
-      if (this.thread.id !== id) return;
+      if (thread !== this.thread || thread.before !== before) return; // it was loaded anew meanwhile
       const { scroller } = this.parts;
       const fromEnd = scroller.scrollHeight - scroller.scrollTop;
-      this.thread.prepend(items, next);
+      thread.prepend(items, next);
       this.draw();
       scroller.scrollTop = scroller.scrollHeight - fromEnd;
     } catch (problem) {
       toast(explain(problem), { kind: "bad" });
     } finally {
-      this.loadingOlder = false;
+      if (this.loadingOlder === thread) this.loadingOlder = null;
     }
   }
 
@@ -181,11 +192,12 @@ export class App {
   async #deliver(id) {
     const thread = this.thread;
     const message = thread.get(id);
-    const compare = this.settings.mode === "compare";
-    await this.answers.ask(async () => {
+    const generate = this.#generate(this.settings.mode === "compare");
+    const fresh = this.fresh; // opening another chat makes a new one
+    await this.answers.ask(`send ${id}`, async () => {
       await this.drawer?.flush();
-      if (!thread.id) await this.#create();
-      const body = { id, content: message.content, parent_id: message.parent_id, generate: this.#generate(compare) };
+      if (!thread.id) await this.#create(thread, fresh);
+      const body = { id, content: message.content, parent_id: message.parent_id, generate };
       return api.post(`/api/conversations/${thread.id}/messages`, body);
     }, (problem) => {
       message.local = "failed";
@@ -200,9 +212,13 @@ export class App {
     return { compare: true, models: [this.settings.model, other] };
   }
 
-  async #create() {
-    const { thread } = this;
-    thread.describe({ title: "", ...(await api.post("/api/conversations", this.fresh)) });
+  /** Have the server make the conversation. @param {Thread} thread @param {any} fresh its settings */
+  async #create(thread, fresh) {
+    const sent = { ...fresh };
+    thread.describe({ title: "", ...(await api.post("/api/conversations", sent)) });
+    const later = Object.fromEntries(Object.entries(fresh).filter(([name, value]) => value !== sent[name]));
+    if (Object.keys(later).length) thread.describe(await api.patch(`/api/conversations/${thread.id}`, later)); // changed while it was made
+    if (thread !== this.thread) return; // another chat was opened meanwhile: this one is in the history
     this.wanted = thread.id;
     this.composer.rename(thread.id);
     history.replaceState({}, "", url(`/chat/${thread.id}`));
@@ -212,12 +228,12 @@ export class App {
   regenerate(id, how = {}) {
     this.openPair = null;
     this.follower.jump();
-    return this.answers.ask(() => api.post(`/api/messages/${id}/generate`, how));
+    return this.answers.ask(`regenerate ${id}`, () => api.post(`/api/messages/${id}/generate`, how));
   }
 
   /** @param {string} id */
   continueAnswer(id) {
-    return this.answers.ask(() => api.post(`/api/messages/${id}/continue`));
+    return this.answers.ask(`continue ${id}`, () => api.post(`/api/messages/${id}/continue`));
   }
 
   /** @param {string} id @param {string} text */
@@ -225,7 +241,7 @@ export class App {
     const question = this.thread.get(id)?.role === "user";
     this.openPair = null;
     const body = question ? { content: text, generate: this.#generate(this.settings.mode === "compare") } : { content: text };
-    return this.answers.ask(() => api.post(`/api/messages/${id}/edit`, body));
+    return this.answers.ask(`edit ${id} ${text}`, () => api.post(`/api/messages/${id}/edit`, body));
   }
 
   editLast() {
@@ -237,8 +253,11 @@ export class App {
 
   /** @param {string} id a sibling of a message on the path */
   async select(id) {
+    const { thread } = this;
+    const turn = (this.selections += 1);
     try {
       const { messages } = await api.post(`/api/messages/${id}/select`);
+      if (thread !== this.thread || turn !== this.selections) return; // another chat or version was chosen meanwhile
       this.openPair = null;
       this.thread.put(messages);
       this.thread.branch(messages[0].parent_id, messages.map((message) => message.id));
@@ -255,21 +274,29 @@ export class App {
     }
   }
 
-  /** @param {string} id @param {any} rating null takes it back */
-  async rate(id, rating) {
-    const message = this.thread.get(id);
-    const before = message.feedback;
-    message.feedback = rating;
+  /**
+   * Shown at once; the requests go out one after another, and the last one given is the one that stands.
+   * @param {string} id @param {any} rating null takes it back
+   */
+  rate(id, rating) {
+    const { thread } = this;
+    const before = thread.get(id).feedback;
+    thread.get(id).feedback = rating;
     this.view.refresh(id);
-    try {
-      if (rating) message.feedback = await api.put(`/api/messages/${id}/feedback`, rating);
-      else await api.delete(`/api/messages/${id}/feedback`);
-      announce(t(rating ? "chat.rated" : "chat.rating_removed"));
-    } catch (problem) {
-      message.feedback = before;
-      toast(explain(problem), { kind: "bad" });
-    }
-    this.view.refresh(id);
+    const isLast = () => this.ratings.get(id) === sent;
+    const sent = (this.ratings.get(id) ?? Promise.resolve()).then(async () => {
+      try {
+        const kept = rating ? await api.put(`/api/messages/${id}/feedback`, rating) : (await api.delete(`/api/messages/${id}/feedback`), null);
+        if (isLast()) thread.get(id).feedback = kept;
+        announce(t(rating ? "chat.rated" : "chat.rating_removed"));
+      } catch (problem) {
+        if (isLast()) thread.get(id).feedback = before;
+        toast(explain(problem), { kind: "bad" });
+      }
+      if (thread === this.thread) this.view.refresh(id);
+    });
+    this.ratings.set(id, sent);
+    return sent;
   }
 
   /**
@@ -313,20 +340,27 @@ export class App {
 
   // -- the conversation
 
-  /** Change settings of this chat, or of the one to come. @param {any} change */
-  async configure(change) {
+  /** Change settings of this chat, or of the one to come: shown at once, sent one after another. @param {any} change */
+  configure(change) {
     const { thread } = this;
     if (!thread.id) {
       Object.assign(this.fresh, change);
       return this.draw();
     }
-    const before = { ...thread.conversation };
+    const before = Object.fromEntries(Object.keys(change).map((name) => [name, thread.conversation[name]]));
     thread.describe(change);
     this.draw();
+    const sent = this.configuring.then(() => this.#configure(thread, change, before, () => this.configuring === sent));
+    this.configuring = sent;
+    return sent;
+  }
+
+  /** @param {Thread} thread @param {any} change @param {any} before @param {() => boolean} isLast */
+  async #configure(thread, change, before, isLast) {
     try {
       const full = await api.patch(`/api/conversations/${thread.id}`, change);
-      const { messages: _messages, before: _before, generations: _generations, comparisons: _comparisons, ...row } = full;
-      thread.describe(row);
+      const { messages: _messages, before: _before, generations: _generations, comparisons: _comparisons, active_leaf_id: _leaf, ...row } = full;
+      if (isLast()) thread.describe(row); // an earlier reply does not know the later changes
       this.history?.touch(row);
     } catch (problem) {
       thread.describe(before);
@@ -339,31 +373,33 @@ export class App {
 
   /** To the trash; from there, for good. */
   async remove() {
-    const { id, conversation } = this.thread;
+    const { thread } = this;
+    const { id, conversation } = thread;
     if (!id) return;
     if (conversation.trashed && !(await confirmDialog({ title: t("chat.delete_forever"), text: t("chat.delete_forever_text"), action: t("chat.delete_forever"), danger: true }))) return;
     await api.delete(`/api/conversations/${id}`);
     this.history?.drop([id]);
     if (!conversation.trashed) toast(t("chat.moved_to_trash"), { action: t("chat.undo"), onAction: () => this.history?.restore([id]) });
-    this.open(null);
+    if (thread === this.thread) this.open(null);
   }
 
   /** How full the context is, counted by the model's own tokenizer. */
   async measure() {
     const { thread } = this;
+    const turn = (this.measures += 1);
     const text = this.composer.text;
     if (thread.busy || (!thread.id && !text)) return this.parts.meter.show(null);
     try {
       const body = { text, model: this.settings.model, ...(thread.id ? { conversation_id: thread.id, leaf_id: thread.leaf } : {}) };
       const counted = await api.post("/api/tokenize", body);
-      if (thread !== this.thread) return;
+      if (thread !== this.thread || turn !== this.measures) return;
       this.parts.meter.show(counted);
       const dropped = new Set(counted.dropped ?? []);
       const changed = [...dropped, ...this.dropped].filter((id) => dropped.has(id) !== this.dropped.has(id));
       this.dropped = dropped;
       for (const id of changed) this.view.refresh(id);
     } catch {
-      this.parts.meter.show(null); // a hint, not worth a complaint
+      if (turn === this.measures) this.parts.meter.show(null); // a hint, not worth a complaint
     }
   }
 

@@ -45,6 +45,9 @@ export class Composer {
     this.area.addEventListener("input", () => this.#changed());
     this.area.addEventListener("keydown", (event) => this.#key(event));
     this.area.addEventListener("paste", (event) => this.#paste(event));
+    this.button.addEventListener("click", (event) => {
+      if (event.detail > 1 && this.busy) event.preventDefault(); // the second half of a double click on Send is no Stop
+    });
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (this.busy) this.on.stop();

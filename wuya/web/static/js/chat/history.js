@@ -43,26 +43,29 @@ export class History {
 
   // -- what is shown
 
+  /** Begin anew; what an earlier request brings is for a list that is no longer shown. */
   async reload() {
     this.chats = [];
     this.next = "";
+    this.loading = null;
     await this.load();
   }
 
   async load() {
     if (this.loading || this.next === null || this.query) return;
-    this.loading = true;
+    const turn = (this.loading = Symbol("request"));
     const asked = new URLSearchParams({ state: this.state, limit: String(PAGE), ...this.filter, ...(this.next ? { cursor: this.next } : {}) });
     try {
       const { items, next } = await api.get(`/api/conversations?${asked}`);
+      if (turn !== this.loading) return;
       const known = new Set(this.chats.map((chat) => chat.id));
       this.chats.push(...items.filter((chat) => !known.has(chat.id)));
       this.next = next;
       this.draw();
     } catch (problem) {
-      fill(this.list, h("li", { class: "history-note" }, explain(problem), h("button", { type: "button", class: "button small", onclick: () => this.reload() }, t("common.retry"))));
+      if (turn === this.loading) fill(this.list, h("li", { class: "history-note" }, explain(problem), h("button", { type: "button", class: "button small", onclick: () => this.reload() }, t("common.retry"))));
     } finally {
-      this.loading = false;
+      if (turn === this.loading) this.loading = null;
     }
   }
 
@@ -90,7 +93,8 @@ export class History {
     this.watching = setTimeout(async () => {
       this.watching = 0;
       if (document.hidden) return this.#watch();
-      const { items } = await api.get(`/api/conversations?state=${this.state}&limit=${PAGE}`).catch(() => ({ items: [] }));
+      const { state } = this;
+      const { items } = await api.get(`/api/conversations?state=${state}&limit=${PAGE}`).catch(() => ({ items: [] }));
       for (const chat of items) Object.assign(this.chats.find((known) => known.id === chat.id) ?? {}, chat);
       this.draw();
     }, 4000);
@@ -188,7 +192,7 @@ export class History {
       fill(this.list, items.length ? items.map((hit) => this.#hit(hit)) : h("li", { class: "history-note" }, t("chat.nothing_found")));
       announce(t("chat.found", { count: items.length }));
     } catch (problem) {
-      fill(this.list, h("li", { class: "history-note" }, explain(problem)));
+      if (this.query === query) fill(this.list, h("li", { class: "history-note" }, explain(problem)));
     }
   }
 

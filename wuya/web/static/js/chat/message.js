@@ -214,6 +214,7 @@ export class MessageView {
   async thumb(value) {
     const same = this.message.feedback?.value === value;
     await this.app.rate(this.id, same ? null : { value });
+    if (!this.node.isConnected || !this.message) return; // another chat was opened meanwhile
     this.rating = this.message.feedback?.value === value;
     this.update();
     if (this.rating) this.notes.querySelector(".rating button")?.focus({ preventScroll: true });

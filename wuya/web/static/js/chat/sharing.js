@@ -51,7 +51,8 @@ export async function shareDialog(app, leaf = app.thread.leaf) {
   const visibility = radio("visibility", [["signed_in", t("chat.visibility_signed_in"), t("chat.visibility_signed_in_hint")], ["link", t("chat.visibility_link"), t("chat.visibility_link_hint")]]);
   const expiry = h("select", { class: "select" }, h("option", { value: "" }, t("chat.never_expires")), DAYS.map((days) => h("option", { value: days, selected: days === 30 }, t("chat.days", { count: days }))));
   const named = h("input", { type: "checkbox" });
-  const create = async () => {
+  const create = async ({ currentTarget: button }) => {
+    button.disabled = true; // a second click would make a second share
     try {
       const share = await api.post(`/api/conversations/${app.thread.id}/share`, {
         leaf_id: leaf, visibility: visibility.value(), show_name: named.checked, expires_in_days: expiry.value ? Number(expiry.value) : null,
@@ -62,6 +63,7 @@ export async function shareDialog(app, leaf = app.thread.leaf) {
     } catch (problem) {
       toast(explain(problem), { kind: "bad" });
     }
+    button.disabled = false;
   };
   const all = await api.get("/api/shares").catch(() => ({ items: [] }));
   const mine = (all.items ?? all).filter((share) => share.conversation_id === app.thread.id && !share.revoked);

@@ -26,10 +26,14 @@ async function show(tab) {
 }
 
 async function draw() {
+  const turn = (state.turn = Symbol("request"));
   root.setAttribute("aria-busy", "true");
   try {
-    await (state.tab === "keys" ? drawKeys() : drawUsage());
+    const show = await (state.tab === "keys" ? keysView() : usage());
+    if (turn !== state.turn) return; // another tab, or another choice, meanwhile
+    show();
   } catch (error) {
+    if (turn !== state.turn) return;
     fill(root, h("div", { class: "empty", role: "alert" }, icon("warning"), h("p", {}, error.message),
       h("button", { type: "button", class: "button", onclick: draw }, t("common.retry"))));
   }
@@ -41,8 +45,12 @@ function everyone() {
   return h("label", { class: "check" }, h("input", { type: "checkbox", checked: state.everyone, onchange: (event) => ((state.everyone = event.target.checked), draw()) }), t("keys.everyone"));
 }
 
-async function drawKeys() {
+async function keysView() {
   const found = await api.get(`/api/keys?everyone=${state.everyone}`);
+  return () => drawKeys(found);
+}
+
+function drawKeys(found) {
   state.limits = found.limits;
   fill($("#keys-actions"),
     may("admin") && pageData().keys_needed ? h("button", { type: "button", class: "button", onclick: act(() => limitsDialog(state.limits)) }, icon("sliders"), t("keys.limits")) : null,
@@ -58,9 +66,13 @@ async function drawKeys() {
       : h("div", { class: "empty" }, icon("keys"), h("h2", {}, t("keys.none")), h("p", {}, t("keys.none_text"))));
 }
 
-async function drawUsage() {
-  fill($("#keys-actions"));
+async function usage() {
   const found = await api.get(`/api/usage?days=${state.days}&everyone=${state.everyone}`);
+  return () => drawUsage(found);
+}
+
+function drawUsage(found) {
+  fill($("#keys-actions"));
   fill(root, usageView(found, { days: state.days, withOwner: state.everyone, everyone: everyone(), choose: (days) => ((state.days = days), draw()) }));
 }
 

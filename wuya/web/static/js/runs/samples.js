@@ -58,7 +58,9 @@ export function samplesView(id) {
 
   async function draw() {
     const query = new URLSearchParams({ sort: state.sort, ...(state.step === null ? {} : { step: state.step }) });
+    const turn = (state.turn = Symbol("request"));
     const page = await api.get(`/api/runs/${encodeURIComponent(id)}/samples?${query}`);
+    if (turn !== state.turn) return; // another step was chosen meanwhile
     Object.assign(state, { steps: page.steps, step: page.step });
     section.hidden = !page.steps.length;
     slider.max = Math.max(0, page.steps.length - 1);
