@@ -38,6 +38,7 @@ from wuya.models.hf_folder import (
 )
 from wuya.models.pretrained import OWN_FAMILY, Family, config_from_hf, config_to_hf, state_from_hf, state_to_hf
 from wuya.models.reward_model import ScalarModel
+from wuya.models.weights import assign, on_meta, require_same_vocabulary
 from wuya.tokenizer.bpe import Tokenizer
 
 
@@ -164,17 +165,6 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def require_same_vocabulary(model: GPT | ScalarModel, tokenizer: Tokenizer, *, where: str) -> None:
-    """A tokenizer may know fewer tokens than the model has rows (padding), never more."""
-    config = model.trunk.config if isinstance(model, ScalarModel) else model.config
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"vocabulary mismatch in `{where}`: the tokenizer can give ids the model has no embedding for",
-            found=f"{tokenizer.vocab_size} tokens, {config.vocab_size} embeddings",
-            hint="use the tokenizer the model was trained with",
-        )
-
-
 def resolve_checkpoint(path: Path | str) -> Path:
     """The checkpoint a path means: a Hugging Face folder or GGUF file itself, or a run folder's final or newest one.
 
@@ -216,31 +206,6 @@ def _copied(state: dict[str, Tensor], *, device: str | torch.device, dtype: torc
     """Own memory for tensors that are views of a file. Empties `state`, so that nothing is held twice for long."""
     form = torch.contiguous_format
     return {k: state.pop(k).to(device=device, dtype=dtype, copy=True, memory_format=form) for k in list(state)}
-
-
-def on_meta(config: GPTConfig) -> GPT:
-    """A model without memory or random initialisation, to be filled by `assign`."""
-    with torch.device("meta"):
-        return GPT(config)
-
-
-def assign(model: GPT, state: Mapping[str, Tensor], where: Path) -> GPT:
-    """Make tensors the parameters of a model on meta, without a second copy; names and shapes must be the config's."""
-    wrong = [
-        f"{name} {tuple(state[name].shape)}, config.json says {tuple(parameter.shape)}"
-        for name, parameter in model.named_parameters()
-        if name in state and state[name].shape != parameter.shape
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"tensors of `{where}` do not have the shapes of its config.json", found="; ".join(wrong[:3])
-        )
-    try:
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:  # names of our own format only: those of others were checked by state_from_hf
-        raise CheckpointError(f"tensors of `{where}` do not fit its config.json", found=str(error)[:300]) from error
-    model.build_rotary()
-    return model
 
 
 # ---- writing

@@ -20,10 +20,10 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from wuya.errors import CheckpointError
-from wuya.models.checkpoint import assign, on_meta, require_same_vocabulary
 from wuya.models.config import GPTConfig
 from wuya.models.gpt import GPT
 from wuya.models.pretrained import Family, config_from_hf, state_from_hf
+from wuya.models.weights import assign, on_meta, require_same_vocabulary
 from wuya.tokenizer.bpe import Tokenizer
 from wuya.tokenizer.pre_tokenizers import PreTokenizerName
 from wuya.tokenizer.templates import CHATML
