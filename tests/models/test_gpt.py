@@ -203,3 +203,19 @@ def test_on_a_gpu_the_numbers_are_those_of_the_cpu(name: str) -> None:
     torch.testing.assert_close(logits(model, ids_BT.cuda()).cpu(), plain, rtol=1e-3, atol=1e-3)
     on_gpu = logits(model, ids_BT.cuda(), segments_BT=segments_BT.cuda()).cpu()
     torch.testing.assert_close(on_gpu, packed, rtol=1e-3, atol=1e-3)
+
+
+@EVERY
+def test_wanted_positions_alone_equal_those_of_all(name: str) -> None:
+    model = random_model(name).train()
+    ids_BT, wanted_BT = (
+        random_ids(model.config, 3, 20),
+        torch.rand(3, 20, generator=torch.Generator().manual_seed(1)) < 0.3,
+    )
+    results = []
+    for hidden_ND in (model(ids_BT)[wanted_BT], model(ids_BT, wanted_BT=wanted_BT)):
+        model.zero_grad()
+        hidden_ND.square().sum().backward()
+        results.append([hidden_ND.detach(), *(parameter.grad for parameter in model.parameters())])
+    for everywhere, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(wanted, everywhere, rtol=1e-4, atol=1e-5)

@@ -13,8 +13,9 @@ class TablePolicy(nn.Module):
         super().__init__()
         self.table_V = nn.Parameter(logits_V.clone())
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        return self.table_V.expand(*ids_BT.shape, -1)
+    def forward(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+        hidden_BTV = self.table_V.expand(*ids_BT.shape, -1)
+        return hidden_BTV if wanted_BT is None else hidden_BTV[wanted_BT]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden.float()
@@ -28,8 +29,9 @@ class TableValues(nn.Module):
         self.value_1 = nn.Parameter(torch.tensor([value]))
         self.register_buffer("bias", torch.zeros(()))
 
-    def values(self, ids_BT: Tensor) -> Tensor:
-        return self.value_1.expand(ids_BT.shape)
+    def values(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+        values_BT = self.value_1.expand(ids_BT.shape)
+        return values_BT if wanted_BT is None else values_BT[wanted_BT]
 
 
 @torch.no_grad()

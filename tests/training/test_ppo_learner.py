@@ -153,9 +153,9 @@ class SmallGPT(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(10, 10)
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        hidden_BTD: Tensor = self.embedding(ids_BT)
-        return hidden_BTD
+    def forward(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+        hidden: Tensor = self.embedding(ids_BT if wanted_BT is None else ids_BT[wanted_BT])
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden

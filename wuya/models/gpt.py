@@ -51,6 +51,7 @@ class GPT(nn.Module):
         positions_BT: Tensor | None = None,
         segments_BT: Tensor | None = None,
         cache: KVCache | None = None,
+        wanted_BT: Tensor | None = None,
     ) -> Tensor:
         """Final hidden states, after the last norm.
 
@@ -59,7 +60,8 @@ class GPT(nn.Module):
             positions_BT: position of each token in its sequence; 0 .. T-1 when absent. Required with a cache.
             segments_BT: sequence number of each token in a packed row; tokens see their own segment only, and `SHARED`.
             cache: keys and values of earlier tokens; it does the attention.
-        Returns: hidden_BTD in the weights' dtype.
+            wanted_BT: True where the hidden state is wanted; the last block's MLP is computed there only.
+        Returns: hidden_BTD in the weights' dtype; [N, D] of the N wanted positions, row after row, if some are named.
         """
         if ids_BT.shape[1] > self.config.context_length:
             raise DataError(
@@ -77,11 +79,13 @@ class GPT(nn.Module):
             x_BTD = F.dropout(x_BTD, self.config.dropout)
         rotary = self.rotary(ids_BT.shape[1], positions_BT)
         mask_B1TT = None if segments_BT is None else segment_mask(segments_BT)
+        wanted_N = None if wanted_BT is None else wanted_BT.flatten().nonzero().squeeze(1)
         for layer, block in enumerate(self.blocks):
+            rows_N = wanted_N if layer == self.config.num_layers - 1 else None
             if self.activation_checkpointing and self.training and torch.is_grad_enabled():
-                x_BTD = checkpoint(block, x_BTD, rotary, mask_B1TT, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, rotary, mask_B1TT, None, layer, rows_N, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD, rotary, mask_B1TT, cache, layer)
+                x_BTD = block(x_BTD, rotary, mask_B1TT, cache, layer, rows_N)
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
         return x_BTD

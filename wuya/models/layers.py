@@ -98,7 +98,9 @@ class Attention(nn.Module):
         mask_B1TT: Tensor | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
+        rows_N: Tensor | None = None,
     ) -> Tensor:
+        """[B, T, D]; with `rows_N`, numbers of positions laid end to end, only these as [N, D]."""
         B, T, _ = x_BTD.shape
         H, K, C = self.num_heads, self.num_kv_heads, self.head_dim
         q_BTHC, k_BTKC, v_BTKC = self.qkv(x_BTD).view(B, T, H + 2 * K, C).split((H, K, K), dim=2)
@@ -112,8 +114,14 @@ class Attention(nn.Module):
         else:
             dropout = self.dropout if self.training else 0.0
             out_BHTC = causal_attention(q_BHTC, k_BKTC, v_BKTC, mask_B1TT=mask_B1TT, dropout=dropout)
-        projected_BTD: Tensor = self.out(out_BHTC.transpose(1, 2).reshape(B, T, H * C))
+        heads_BTD = out_BHTC.transpose(1, 2).reshape(B, T, H * C)
+        projected_BTD: Tensor = self.out(heads_BTD if rows_N is None else take(heads_BTD, rows_N))
         return projected_BTD
+
+
+def take(x_BTD: Tensor, rows_N: Tensor) -> Tensor:
+    """[N, D]: the positions with these numbers, rows laid end to end."""
+    return x_BTD.flatten(0, 1).index_select(0, rows_N)
 
 
 class GatedMLP(nn.Module):
@@ -165,12 +173,16 @@ class Block(nn.Module):
         mask_B1TT: Tensor | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
+        rows_N: Tensor | None = None,
     ) -> Tensor:
+        """[B, T, D]; with `rows_N` the MLP is applied to these positions alone, and [N, D] comes out."""
+        read_BTD = x_BTD if self.post_norm else self.attention_norm(x_BTD)
+        attended_BTD = self.drop(self.attention(read_BTD, rotary, mask_B1TT, cache, layer, rows_N))
+        x_BTD = (x_BTD if rows_N is None else take(x_BTD, rows_N)) + attended_BTD
         if self.post_norm:
-            x_BTD = self.attention_norm(x_BTD + self.drop(self.attention(x_BTD, rotary, mask_B1TT, cache, layer)))
+            x_BTD = self.attention_norm(x_BTD)
             y_BTD: Tensor = self.mlp_norm(x_BTD + self.drop(self.mlp(x_BTD)))
             return y_BTD
-        x_BTD = x_BTD + self.drop(self.attention(self.attention_norm(x_BTD), rotary, mask_B1TT, cache, layer))
         return x_BTD + self.drop(self.mlp(self.mlp_norm(x_BTD)))
 
     def drop(self, x_BTD: Tensor) -> Tensor:

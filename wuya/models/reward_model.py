@@ -36,9 +36,12 @@ class ScalarModel(nn.Module):
         positions_BT: Tensor | None = None,
         segments_BT: Tensor | None = None,
         cache: KVCache | None = None,
+        wanted_BT: Tensor | None = None,
     ) -> Tensor:
-        """The head's scalar at every position, float32 [B, T]; the bias is not taken off."""
-        hidden_BTD = self.trunk(ids_BT, positions_BT=positions_BT, segments_BT=segments_BT, cache=cache)
+        """The head's scalar at every position, float32 [B, T], or [N] of the wanted ones; the bias is not taken off."""
+        hidden_BTD = self.trunk(
+            ids_BT, positions_BT=positions_BT, segments_BT=segments_BT, cache=cache, wanted_BT=wanted_BT
+        )
         values_BT: Tensor = self.head(hidden_BTD).squeeze(-1).float()
         return values_BT
 

@@ -14,6 +14,7 @@ from wuya.losses.language_model import chunked_cross_entropy, cross_entropy
 from wuya.models.gpt import GPT
 from wuya.training import distributed
 
+
 LOGITS_AT_ONCE = 2**26
 """Logits (256 MiB in fp32) above which the loss is computed in chunks, each recomputed in the backward pass."""
 
@@ -36,12 +37,13 @@ def nats_sum(
         dtype: arithmetic of the matrix products (autocast); the loss itself is float32.
     """
     with distributed.autocast(inputs_BT.device, dtype):
-        hidden_BTD = model(inputs_BT, positions_BT=positions_BT, segments_BT=segments_BT)
         if weights_BT is None:
+            hidden_BTD = model(inputs_BT, positions_BT=positions_BT, segments_BT=segments_BT)
             hidden_ND, targets_N, weights_N = hidden_BTD.flatten(0, 1), targets_BT.flatten(), None
         else:
             counted_BT = weights_BT > 0
-            hidden_ND, targets_N, weights_N = hidden_BTD[counted_BT], targets_BT[counted_BT], weights_BT[counted_BT]
+            hidden_ND = model(inputs_BT, positions_BT=positions_BT, segments_BT=segments_BT, wanted_BT=counted_BT)
+            targets_N, weights_N = targets_BT[counted_BT], weights_BT[counted_BT]
         if not model.config.softcap and hidden_ND.size(0) * model.config.vocab_size > LOGITS_AT_ONCE:
             head_VD = model.embedding.weight if model.head is None else model.head.weight
             rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)

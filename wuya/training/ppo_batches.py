@@ -18,8 +18,8 @@ from wuya.losses.language_model import token_logprobs
 class LanguageModel(Protocol):
     """What PPO needs of a policy or a reference: a GPT, or one view of a trunk shared through adapters."""
 
-    def __call__(self, ids_BT: Tensor) -> Tensor:
-        """Final-normed hidden states, [B, T, D]."""
+    def __call__(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+        """Final-normed hidden states, [B, T, D], or [N, D] of the wanted positions alone."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -32,8 +32,8 @@ class TokenValues(Protocol):
 
     bias: Tensor
 
-    def values(self, ids_BT: Tensor) -> Tensor:
-        """A scalar for every position, [B, T]."""
+    def values(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+        """A scalar for every position, [B, T], or [N] of the wanted positions alone."""
         ...
 
 
@@ -135,15 +135,16 @@ def minibatch_rows(
 def completion_logprobs(model: LanguageModel, ids_BT: Tensor, mask_BT: Tensor, *, temperature: float) -> Tensor:
     """Log-prob of each completion token, nats, [B, T]; 0 where mask is 0. Carries the model's gradient.
 
-    The head is applied to the completion's positions only: with short answers to long prompts that saves most work.
+    The head and the last MLP are applied to the completion's positions only.
     """
     wanted_BT = mask_BT > 0
-    hidden_ND = model(ids_BT[:, :-1])[wanted_BT]
+    hidden_ND = model(ids_BT[:, :-1], wanted_BT=wanted_BT)
     logprobs_N = token_logprobs(model.logits(hidden_ND), ids_BT[:, 1:][wanted_BT], temperature=temperature)
     return torch.zeros(mask_BT.shape, device=ids_BT.device).masked_scatter(wanted_BT, logprobs_N)
 
 
 def completion_values(value_model: TokenValues, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Value of the state before each completion token, in units of the re-centred score, [B, T]; 0 where masked."""
-    values_BT = value_model.values(ids_BT[:, :-1]) - value_model.bias
-    return torch.where(mask_BT > 0, values_BT, 0.0)
+    wanted_BT = mask_BT > 0
+    values_N = value_model.values(ids_BT[:, :-1], wanted_BT=wanted_BT) - value_model.bias
+    return torch.zeros(mask_BT.shape, device=ids_BT.device).masked_scatter(wanted_BT, values_N)
