@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from tests.web.conftest import LiveServer, shoot
 from tests.web.e2e.label_desk import Desk, finished, open_task, shown_words
@@ -13,7 +13,7 @@ from wuya.data.formats import read_rankings
 from wuya.feedback import projects
 from wuya.feedback.database import reading, writing
 from wuya.feedback.screening import prompts_in_state
-from wuya.feedback.tables import Assignment, now
+from wuya.feedback.tables import Assignment, LabelTask, now
 from wuya.records import Message, Prompt
 
 people = pytest.mark.parametrize("accounts", [True], ids=["people"])
@@ -299,3 +299,21 @@ def test_prompts_are_screened_by_keyboard(live_server: LiveServer, page: Any) ->
     with reading(live_server.service.database) as connection:
         states = {s: [row["id"] for row in prompts_in_state(connection, s)] for s in ("approved", "rejected", "new")}
     assert states == {"approved": ["p0", "p1"], "rejected": ["p2"], "new": []}
+
+
+def test_a_lead_samples_answers_to_rank(live_server: LiveServer, page: Any) -> None:
+    Desk(live_server.service, k=4, tasks=0)
+    with writing(live_server.service.database) as connection:
+        prompts = [Prompt(f"p{n}", (Message("user", f"Is number {n} a question?"),), author="ann") for n in range(3)]
+        split = next(iter(projects.import_prompts(connection, prompts).splits))
+    page.goto(live_server.url + "/label/review")
+    page.get_by_role("button", name="Sample answers").click()
+    dialog = page.locator("dialog[open]")
+    dialog.get_by_label("Split").select_option(split)
+    dialog.get_by_label("Longest answer").fill("8")
+    dialog.get_by_role("button", name="Sample", exact=True).click()
+    dialog.get_by_text("Done: ").wait_for()
+    shoot(page, "sampled")
+    dialog.get_by_role("button", name="Close").last.click()
+    with reading(live_server.service.database) as connection:
+        assert connection.execute(select(func.count()).select_from(LabelTask)).scalar_one() > 0

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from wuya.errors import WuyaError
 from wuya.feedback.submission import Submission
 from wuya.web.accounts.auth import Viewer, require
-from wuya.web.labeling import lead
+from wuya.web.labeling import lead, sampling
 from wuya.web.labeling.bodies import BeginBody, DraftBody, NextBody, PreviewBody, SkipBody, SubmitBody
 from wuya.web.labeling.refusals import done
 from wuya.web.labeling.store import LabelerStore
@@ -21,6 +21,7 @@ from wuya.web.service import Service, service_of
 
 router = APIRouter()
 router.include_router(lead.router)
+router.include_router(sampling.router)
 Json = dict[str, Any]
 Labeler = Annotated[Viewer, Depends(require("label"))]
 

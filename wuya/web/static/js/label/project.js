@@ -6,8 +6,8 @@ import { openDialog, toast } from "../dialog.js";
 import { number, t } from "../i18n.js";
 
 const TYPES = ["ranking", "demonstration", "pairwise", "metadata"];
-const field = (label, input, hint) => h("label", { class: "field" }, h("span", { class: "field-label" }, label), input, hint ? h("span", { class: "field-hint" }, hint) : null);
-const numeric = (value, min, max, step = 1) => h("input", { class: "input", type: "number", value: String(value), min, max, step });
+export const field = (label, input, hint) => h("label", { class: "field" }, h("span", { class: "field-label" }, label), input, hint ? h("span", { class: "field-hint" }, hint) : null);
+export const numeric = (value, min, max, step = 1) => h("input", { class: "input", type: "number", value: String(value), min, max, step });
 
 /** Make a project (null) or change one; its id, or null. */
 export async function projectDialog(project) {

@@ -7,6 +7,7 @@ import { date, duration, load, number, percent, t } from "../i18n.js";
 import { drawBlocks } from "../markdown.js";
 import { agreementView } from "./agreement.js";
 import { projectDialog, tasksDialog } from "./project.js";
+import { sampleDialog } from "./sampling.js";
 import { rankBoard } from "./board.js";
 import { letter, RankModel } from "./rankmodel.js";
 
@@ -39,6 +40,7 @@ function draw() {
     h("nav", { class: "crumbs" }, h("a", { href: url("/label") }, t("label.title")), h("span", {}, t("label.review_page"))),
     h("header", { class: "page-head" }, h("h1", {}, t("label.review_page")), project ? pick : null, h("span", { class: "spacer" }),
       project ? h("button", { type: "button", class: "button quiet", onclick: async () => (await projectDialog(project)) && start() }, icon("settings"), t("label.settings")) : null,
+      project?.type === "ranking" || project?.type === "pairwise" ? h("button", { type: "button", class: "button", onclick: async () => (await sampleDialog(project)) && start() }, icon("spark"), t("label.sample_answers")) : null,
       project ? h("button", { type: "button", class: "button", onclick: async () => (await tasksDialog(project)) && start() }, icon("upload"), t("label.add_tasks")) : null,
       h("button", { type: "button", class: project ? "button" : "button primary", onclick: async () => { const made = await projectDialog(null); if (made) { history.replaceState(null, "", `?project=${made}`); await start(); } } }, icon("plus"), t("label.new_project"))),
     project ? [counts(project), h("div", { class: "tabs", role: "tablist" }, tabs), body] : h("div", { class: "empty" }, icon("label"), h("h2", {}, t("label.no_projects")), h("p", {}, t("label.no_projects_lead")))));
