@@ -72,9 +72,14 @@ def test_a_killed_engine_fails_its_streams_and_answers_again(checkpoint: Path) -
                 await anext(engine.submit(request("b", [5], model="other")))
             assert engine.info().models[0].alias == "tiny" and engine.info().ready
 
+            assert engine.pid is not None
+            stream = engine.submit(request("t", [5, 6], max_tokens=60, ignore_eos=True))
+            await anext(stream)
+            for number in (signal.SIGTERM, signal.SIGINT):  # as to a whole process group: for the service to obey
+                os.kill(engine.pid, number)
+            assert len(ids([event async for event in stream])) == 60
             stream = engine.submit(request("c", [5, 6], max_tokens=60, ignore_eos=True))
             first = await anext(stream)
-            assert engine.pid is not None
             os.kill(engine.pid, signal.SIGKILL)
             rest = [event async for event in stream]
             assert first and isinstance(rest[-1], Failed) and rest[-1].code == "engine_lost" and rest[-1].retryable

@@ -115,5 +115,6 @@ async def main(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then ends us
+    for number in (signal.SIGINT, signal.SIGTERM):  # also sent to the whole group: meant for the service, which ends
+        signal.signal(number, signal.SIG_IGN)  # its streams and then us; when it is gone so is the socket, and we go
     asyncio.run(main(int(sys.argv[1])))
