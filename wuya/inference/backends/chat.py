@@ -5,6 +5,7 @@ characters before the template sees it and put back afterwards, between the spec
 text never becomes a control token, and templates that look into messages still find what they look for.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -66,7 +67,21 @@ def _row(message: Mapping[str, Any]) -> dict[str, Any]:
     row.setdefault("content", "")
     if not isinstance(row["content"], str):
         raise DataError("the content of a message is not text", found=type(row["content"]).__name__)
+    if row.get("tool_calls"):
+        row["tool_calls"] = [_call(call) for call in row["tool_calls"]]
     return row
+
+
+def _call(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool call with its arguments as an object: OpenAI's API has JSON in a string, which templates would quote."""
+    function = call.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"])
+    except ValueError:
+        return call
+    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
 
 
 def _encode_rows(
