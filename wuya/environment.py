@@ -52,7 +52,7 @@ def environment_report() -> dict[str, object]:
         "system": platform.platform(terse=True),
         "cpu": cpu_name(),
         "cores": available_cores(),
-        "cpu_features": [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in _cpu_flags()],
+        "cpu_features": [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in cpu_flags()],
         "torch_threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "workspace": str(workspace),
@@ -108,7 +108,8 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cpu_flags() -> set[str]:
+def cpu_flags() -> set[str]:
+    """What the processor can do, by the names Linux uses; empty elsewhere."""
     return next((set(line.partition(":")[2].split()) for line in _cpu_info() if line.startswith("flags")), set())
 
 

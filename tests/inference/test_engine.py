@@ -110,6 +110,7 @@ def test_samples_of_one_prompt_differ_and_it_is_read_once(model: GPT, monkeypatc
         read.append(ids.numel())
         return forward(self, ids, **kwargs)  # type: ignore[arg-type]
 
+    monkeypatch.setattr("wuya.inference.batch.native_decode", lambda model: None)
     monkeypatch.setattr(GPT, "forward", counting)
     [group] = Engine(model).generate([[3, 4, 5, 6, 7]], SamplingParams(max_tokens=6), num_samples=8)
     assert len({generation.token_ids for generation in group}) > 4
@@ -124,6 +125,7 @@ def test_finished_rows_cost_nothing(model: GPT, monkeypatch: pytest.MonkeyPatch)
         read.append(ids.numel())
         return forward(self, ids, **kwargs)  # type: ignore[arg-type]
 
+    monkeypatch.setattr("wuya.inference.batch.native_decode", lambda model: None)
     monkeypatch.setattr(GPT, "forward", counting)
     sampling = SamplingParams(max_tokens=20, stop_token_ids=(0, 1, 2))
     groups = Engine(model, seed=1).generate([[9]], sampling, num_samples=40)
@@ -198,6 +200,7 @@ def test_closing_a_stream_stops_the_work(model: GPT, monkeypatch: pytest.MonkeyP
         calls.append(ids.numel())
         return forward(self, ids, **kwargs)  # type: ignore[arg-type]
 
+    monkeypatch.setattr("wuya.inference.batch.native_decode", lambda model: None)
     monkeypatch.setattr(GPT, "forward", counting)
     engine = Engine(model)
     stream = engine.stream([1, 2, 3], SamplingParams(max_tokens=50))
@@ -219,6 +222,7 @@ def test_the_cache_keeps_to_its_budget_and_the_completions_do_not_notice(
 
     sampling = SamplingParams(max_tokens=10, seed=1)
     wanted = Engine(model).generate([[1, 2], [3]], sampling, num_samples=6)
+    monkeypatch.setattr("wuya.inference.batch.native_decode", lambda model: None)
     monkeypatch.setattr(GPT, "forward", counting)
     token_bytes = 2 * 2 * 2 * 8 * 4  # keys and values, layers, key heads, channels, float32
     small = Engine(model, max_cache_bytes=5 * 12 * token_bytes)
@@ -245,6 +249,7 @@ def test_the_next_turn_of_a_chat_reads_only_what_is_new(model: GPT, monkeypatch:
         read.append(ids.numel())
         return forward(self, ids, **kwargs)  # type: ignore[arg-type]
 
+    monkeypatch.setattr("wuya.inference.batch.native_decode", lambda model: None)
     monkeypatch.setattr(GPT, "forward", counting)
     engine, sampling = Engine(model), SamplingParams(max_tokens=6, temperature=0)
     first = [1, 2, 3]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from wuya.inference.kv_cache import KVCache
+from wuya.inference.native_decode import native_decode
 from wuya.inference.sampling import sample_rows, uniforms
 from wuya.inference.scheduler import Request, RowHook, Scheduler
 from wuya.models.gpt import GPT
@@ -99,6 +100,7 @@ class Batch:
             alternate: while a long prompt is read in chunks, let the running rows take a step after each.
         """
         self.model, self.cache, self.max_length = model, cache, max_length
+        self._native = native_decode(model)
         self.num_running = 0
         self.num_prefilled = 0
         """Prompt tokens read so far, padding included."""
@@ -276,8 +278,14 @@ class Batch:
             self._hooks |= {sequence: hook for sequence, hook in wanted if hook is not None}
 
     def _step_decode(self) -> StepOutput:
+        ids_B = self._rows.token_R[: self.num_running]
+        if self._native is not None:
+            lengths_R = self.cache.lengths_R[: self.num_running]
+            logits_BV = self._native(ids_B, lengths_R, self.cache)
+            lengths_R += 1
+            return self._sample(0, logits_BV)
         positions_B1 = self.cache.begin_decode(self.num_running)
-        ids_B1 = self._rows.token_R[: self.num_running].unsqueeze(1)
+        ids_B1 = ids_B.unsqueeze(1)
         hidden_B1D = self.model(ids_B1, positions_BT=positions_B1, cache=self.cache)
         return self._sample(0, self.model.logits(hidden_B1D.squeeze(1)))
 

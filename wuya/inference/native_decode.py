@@ -1,0 +1,84 @@
+"""One decode step in C++ (models/native.cpp) for the models it knows: the modern line, float32 or packed weights, CPU.
+
+Some thirty small torch operations a layer become loops over data that is still in the cache. Anything else, a LoRA
+adapter, GPT-2, CUDA, bfloat16, decodes with `GPT.forward`, which is also the oracle (tests/inference/test_native.py).
+"""
+
+from ctypes import c_void_p
+
+import torch
+from torch import Tensor, nn
+
+from wuya.inference.kv_cache import KVCache
+from wuya.models import native
+from wuya.models.gpt import GPT
+from wuya.models.layers import Block, GatedMLP, RMSNorm
+from wuya.models.quantize import PackedLinear
+
+
+class NativeDecode:
+    """The decode step of one model; reads the weights where they are, so they must stay there while this is used."""
+
+    def __init__(self, model: GPT) -> None:
+        config = model.config
+        self.vocab_size = config.vocab_size
+        self._kept = (model, *(parameter.detach() for parameter in model.parameters()))  # as long as C++ has addresses
+        self._blocks = (native.Layer * config.num_layers)(*(_layer(block) for block in model.blocks))
+        head = _float(model.embedding.weight, None) if model.head is None else _linear(model.head)
+        assert isinstance(model.final_norm, RMSNorm)
+        self._model = native.Model(
+            num_layers=config.num_layers, dim=config.model_dim, heads=config.num_heads, kv_heads=config.num_kv_heads,
+            channels=config.head_dim, mlp=config.mlp_dim, eps=config.norm_eps, unused=0,
+            embedding=native.address(model.embedding.weight), cosine=native.address(model.cos_TC),
+            sine=native.address(model.sin_TC), final_norm=native.address(model.final_norm.weight), layers=self._blocks,
+            head=head,
+        )  # fmt: skip
+
+    def __call__(self, ids_B: Tensor, lengths_B: Tensor, cache: KVCache) -> Tensor:
+        """Logits [B, V] of one more token for the first B rows, whose keys and values are written at `lengths_B`."""
+        library, storage = native.kernels(), cache.storage
+        assert library is not None and ids_B.is_contiguous() and lengths_B.is_contiguous() and storage.is_contiguous()
+        logits_BV = torch.empty(len(ids_B), self.vocab_size)
+        pointers = (c_void_p(tensor.data_ptr()) for tensor in (ids_B, lengths_B, storage))
+        library.wuya_decode(self._model, len(ids_B), *pointers, storage.shape[2], storage.shape[4],
+                            logits_BV.data_ptr(), native.threads())  # fmt: skip
+        return logits_BV
+
+
+def native_decode(model: GPT) -> NativeDecode | None:
+    """The fast step of this model as it is now, or None if only torch can do it."""
+    return NativeDecode(model) if _knows(model) and native.kernels() is not None else None
+
+
+def _knows(model: GPT) -> bool:
+    config = model.config
+    modern = (config.norm, config.norm_position, config.positions, config.mlp) == ("rmsnorm", "pre", "rope", "swiglu")
+    plain = modern and not config.softcap and model.device.type == "cpu" and model.dtype == torch.float32
+    if not plain or torch.is_autocast_enabled("cpu") or type(model).forward is not GPT.forward:
+        return False
+    matrices: list[nn.Module] = [] if model.head is None else [model.head]
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        matrices += [block.attention.qkv, block.attention.out, *block.mlp.children()]
+    known = all(type(matrix) in (nn.Linear, PackedLinear) for matrix in matrices)
+    tensors = [*model.parameters(), model.cos_TC, model.sin_TC]
+    return known and all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
+
+
+def _layer(block: nn.Module) -> native.Layer:
+    assert isinstance(block, Block) and isinstance(block.mlp, GatedMLP)
+    attention, mlp = block.attention, block.mlp
+    matrices = (_linear(module) for module in (attention.qkv, attention.out, mlp.gate_up, mlp.down))
+    norms = (block.attention_norm, block.mlp_norm, attention.q_norm, attention.k_norm)
+    return native.Layer(*matrices, *(None if norm is None else native.address(norm.weight) for norm in norms))  # type: ignore[arg-type]
+
+
+def _linear(module: nn.Module) -> native.Linear:
+    if isinstance(module, PackedLinear):
+        return module.description()
+    assert isinstance(module, nn.Linear)
+    return _float(module.weight, module.bias)
+
+
+def _float(weight_OI: Tensor, bias_O: Tensor | None) -> native.Linear:
+    return native.Linear(native.FLOAT32, *weight_OI.shape, 0, native.address(weight_OI), None, native.address(bias_O))
