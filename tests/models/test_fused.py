@@ -24,6 +24,14 @@ def test_rms_norm_equals_torchs() -> None:
     torch.testing.assert_close(fused.rms_norm(x, weight, 1e-6), F.rms_norm(x, (16,), weight, 1e-6))
 
 
+def test_swiglu_equals_its_parts_bit_for_bit() -> None:
+    gate_up, grad = leaves(3, 5, 12, count=1)[0], torch.randn(3, 5, 6, dtype=torch.float64)
+    gate, up = gate_up.chunk(2, dim=-1)
+    ours, parts = fused.swiglu(gate_up), F.silu(gate) * up
+    assert torch.equal(ours, parts)
+    assert torch.equal(*(torch.autograd.grad(y, gate_up, grad)[0] for y in (ours, parts)))
+
+
 @pytest.mark.parametrize("length", [1, 7, 64, 65, 130])
 def test_block_attention_equals_sdpa_with_its_gradients(length: int) -> None:
     q, k, v = leaves(2, 3, length, 4)

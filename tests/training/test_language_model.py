@@ -34,8 +34,8 @@ def test_weights_choose_targets(model: GPT, ids: torch.Tensor) -> None:
 
 def test_chunks_give_the_same_loss_and_gradient(model: GPT, ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
-    for limit in (2**26, 7 * 50):
-        monkeypatch.setattr(language_model, "LOGITS_AT_ONCE", limit)
+    for rows in (1000, 7):
+        monkeypatch.setattr(language_model, "rows_at_once", lambda *_, rows=rows: rows)
         model.zero_grad()
         loss = add_gradients(model, ids[:, :-1], ids[:, 1:], microbatch_size=6)
         results.append((loss, model.embedding.weight.grad))

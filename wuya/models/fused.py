@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional as F
 
 BLOCK = 64
 LONGEST = 512
@@ -60,6 +61,32 @@ class _RMSNorm(Function):
         along = (product @ weight).div_(-weight.numel())  # mean over channels of grad * weight * unit, negated
         grad_x = torch.mul(grad, weight, out=product).addcmul_(unit, along[..., None]).mul_(scale)
         return grad_x, grad_weight, None
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up, the gate in the first half of the last dimension."""
+    y: Tensor = _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _SwiGLU(Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        activated = F.silu(gate)
+        ctx.save_for_backward(gate_up, activated)
+        return activated * up
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,) = grads
+        gate_up, activated = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        out = torch.empty_like(gate_up)  # both halves are written in place: chunk's own backward would copy them
+        grad_gate, grad_up = out.chunk(2, dim=-1)
+        torch.mul(grad, activated, out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        return out
 
 
 def causal_attention(q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, mask_B1TT: Tensor | None = None) -> Tensor:

@@ -133,8 +133,13 @@ class GatedMLP(nn.Module):
         self.down = nn.Linear(config.mlp_dim, config.model_dim, bias=config.mlp_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
-        y_BTD: Tensor = self.down(F.silu(gate_BTF) * up_BTF)
+        h_BTF = self.gate_up(x_BTD)
+        if fused.applies_to(h_BTF) and torch.is_grad_enabled():
+            h_BTF = fused.swiglu(h_BTF)
+        else:
+            gate_BTF, up_BTF = h_BTF.chunk(2, dim=-1)
+            h_BTF = F.silu(gate_BTF) * up_BTF
+        y_BTD: Tensor = self.down(h_BTF)
         return y_BTD
 
 

@@ -28,8 +28,8 @@ ATTENTION_BLOCK = 64
 """Queries of one block in fused.py."""
 LONGEST_BLOCKWISE = 512
 """Contexts up to here attend blockwise and keep their probabilities (fused.LONGEST)."""
-LOGITS_AT_ONCE = 2**26
-"""Above so many logits the loss is computed in chunks (training/language_model.py)."""
+ROWS_AT_ONCE, LOGITS_AT_ONCE = 256, 2**19
+"""The loss is computed in chunks of so many positions or logits, whichever is more (training/language_model.py)."""
 FLOAT = 4
 TOKENIZER_BYTES = 610
 """A token of a loaded tokenizer, both encoders with their tables; measured with 49,152 tokens."""
@@ -172,7 +172,7 @@ def training_memory(
         accumulates: gradients of earlier microbatches are already there when a forward pass begins.
         lora_rank: train adapters of this rank on frozen weights; 0 trains everything.
         loss_tokens: positions that meet the output matrix; all N when None (completions only: fewer).
-        chunked: more than 2^26 logits are made in chunks, as in pre-training and SFT.
+        chunked: logits are made in chunks, as in pre-training and SFT.
     """
     N, D, V = batch_size * tokens, config.model_dim, config.vocab_size
     total = config.num_parameters
@@ -187,9 +187,10 @@ def training_memory(
     kept = config.num_layers * (FLOAT * N * D if activation_checkpointing else block)
     ends = FLOAT * 2 * N * D  # the final norm's and the output matrix's inputs
     at_once = loss_tokens if loss_tokens is not None else N
-    if chunked and not config.softcap and at_once * V > LOGITS_AT_ONCE:
-        at_once = max(1, LOGITS_AT_ONCE // V)
     logits = FLOAT * 3 * at_once * V
+    rows = max(ROWS_AT_ONCE, LOGITS_AT_ONCE // V)
+    if chunked and not config.softcap and at_once > rows:  # both gradients are made with the loss
+        logits = FLOAT * (2 * rows * V + at_once * D + (0 if lora_rank else V * D))
     backward = FLOAT * _block_backward_floats(config, N)
     table_gradient = 0 if lora_rank else FLOAT * V * D
     resident = weights + state + (gradients if accumulates else 0)

@@ -15,8 +15,10 @@ from wuya.models.gpt import GPT
 from wuya.training import distributed
 
 
-LOGITS_AT_ONCE = 2**26
-"""Logits (256 MiB in fp32) above which the loss is computed in chunks, each recomputed in the backward pass."""
+def rows_at_once(vocab_size: int, device: torch.device) -> int:
+    """Positions whose logits are alive together: on a CPU what stays in its cache (2 MiB), elsewhere 256 MiB."""
+    in_cache = device.type == "cpu" and not torch.compiler.is_compiling()
+    return max(256, 2**19 // vocab_size) if in_cache else max(1, 2**26 // vocab_size)
 
 
 def nats_sum(
@@ -44,9 +46,9 @@ def nats_sum(
             counted_BT = weights_BT > 0
             hidden_ND = model(inputs_BT, positions_BT=positions_BT, segments_BT=segments_BT, wanted_BT=counted_BT)
             targets_N, weights_N = targets_BT[counted_BT], weights_BT[counted_BT]
-        if not model.config.softcap and hidden_ND.size(0) * model.config.vocab_size > LOGITS_AT_ONCE:
+        rows = rows_at_once(model.config.vocab_size, hidden_ND.device)
+        if not model.config.softcap and hidden_ND.size(0) > rows:
             head_VD = model.embedding.weight if model.head is None else model.head.weight
-            rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
             return chunked_cross_entropy(hidden_ND, head_VD, targets_N, weights_N, chunk_size=rows)[0]
         return cross_entropy(model.logits(hidden_ND), targets_N, weights_N)[0]
 
