@@ -91,16 +91,23 @@ class TokenScalars(Protocol):
         """The re-centring."""
         ...
 
-    def values(self, ids_BT: Tensor, *, positions_BT: Tensor | None, segments_BT: Tensor | None) -> Tensor:
-        """A scalar for every position, [B, T]."""
+    def values(
+        self, ids_BT: Tensor, *, positions_BT: Tensor | None, segments_BT: Tensor | None, wanted_BT: Tensor | None
+    ) -> Tensor:
+        """A scalar for every wanted position, [N]."""
         ...
 
 
 def answer_scores(model: TokenScalars, rows: AnswerRows) -> Tensor:
     """Score of every answer, float32 [B]: the scalar at its last token, less the bias. Carries gradient."""
     device = model.bias.device
-    values_NT = model.values(**rows.inputs(device))  # type: ignore[arg-type]
-    return values_NT[rows.row_B.to(device), rows.last_B.to(device)] - model.bias
+    wanted_NT = torch.zeros(rows.ids_NT.shape, dtype=torch.bool)
+    wanted_NT[rows.row_B, rows.last_B] = True
+    values_W = model.values(**rows.inputs(device), wanted_BT=wanted_NT.to(device))  # type: ignore[arg-type]
+    place_B = torch.searchsorted(
+        wanted_NT.flatten().nonzero().squeeze(1), rows.row_B * wanted_NT.shape[1] + rows.last_B
+    )
+    return values_W[place_B.to(device)] - model.bias
 
 
 def answer_states(model: GPT, rows: AnswerRows) -> tuple[AnswerTokens, Tensor, Tensor]:
