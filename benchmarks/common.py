@@ -175,11 +175,11 @@ def spread_text(spread: Mapping[str, float]) -> str:
 class Peer:
     """A peer in a venv of its own: a process that does its work once for each line it is sent.
 
-    The script is run as `python SCRIPT peer ARGUMENTS...` there and calls `serve_peer`.
+    It is run as `python -m MODULE ARGUMENTS...` there and calls `serve_peer`.
     """
 
-    def __init__(self, python: Path, script: Path, *arguments: str) -> None:
-        command = [str(python), str(script), "peer", *arguments]
+    def __init__(self, python: Path, module: str, *arguments: str) -> None:
+        command = [str(python), "-m", module, *arguments]
         self.command = shlex.join(command)
         self.process = subprocess.Popen(
             command,

@@ -1,0 +1,38 @@
+"""Venvs of the peers that must not share ours, each made once, under .venv/peers (or $WUYA_PEERS).
+
+    python -m benchmarks.peers trl trl_ppo           # a few minutes: torch is large
+
+`trl_ppo` is the last TRL with a PPOTrainer, `trl` the current one.
+"""
+
+import os
+import subprocess
+import sys
+import venv
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = {"trl_ppo": "trl==1.8.0", "trl": "trl==1.16.0"}
+
+
+def peer_python(name: str) -> Path:
+    """The interpreter of a peer's venv; ends the program with the command that makes it where there is none."""
+    folder = Path(os.environ.get("WUYA_PEERS", Path(__file__).parents[1] / ".venv" / "peers"))
+    python = folder / name / "bin" / "python"
+    if not python.exists():
+        raise SystemExit(f"there is no peer at {python}: python -m benchmarks.peers {name}")
+    return python
+
+
+def main() -> None:
+    for name in sys.argv[1:]:
+        if name not in PACKAGES:
+            raise SystemExit(__doc__)
+        folder = Path(os.environ.get("WUYA_PEERS", Path(__file__).parents[1] / ".venv" / "peers")) / name
+        venv.create(folder, with_pip=True)
+        torch = f"torch=={metadata.version('torch')}"  # the same, so that kernels are no difference
+        subprocess.run([folder / "bin" / "pip", "install", "--quiet", torch, PACKAGES[name]], check=True)
+
+
+if __name__ == "__main__":
+    main()
