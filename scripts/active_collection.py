@@ -238,7 +238,7 @@ def votes_needed(labels: Sequence[int], accuracy_R: Floats, target: float) -> fl
     if n == 0:
         return float(labels[0])
     share = (target - best_R[n - 1]) / (best_R[n] - best_R[n - 1])
-    return labels[n - 1] + share * (labels[n] - labels[n - 1])
+    return float(labels[n - 1] + share * (labels[n] - labels[n - 1]))
 
 
 def share_of_random(labels: Sequence[int], runs_SR: Floats, random_SR: Floats) -> tuple[float, float, float]:

@@ -37,6 +37,9 @@ from wuya.tokenizer.bpe import Tokenizer
 from wuya.tokenizer.chat_format import encode_prompt
 
 Floats = NDArray[np.float64]
+Pair = tuple[Floats, Floats]
+"""Features of train and of dev, chosen less rejected."""
+Sets = dict[str, Pair]
 PROMPT_TOKENS, ANSWER_TOKENS, SHARD, MICROBATCH_TOKENS = 40, 72, 64, 2_048
 RIDGES = (30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
 FOLDS = 5
@@ -139,14 +142,16 @@ def packed_row(tokenizer: Tokenizer, row: dict[str, Any]) -> tuple[list[int], li
 
 def fit(splits: dict[str, list[dict[str, Any]]], folder: Path) -> dict[str, Any]:
     """Accuracy on dev of heads on several features, the curve over comparisons, calibration."""
-    states = {split: np.concatenate([np.load(f) for f in sorted(folder.glob(f"{split}_*.npy"))]) for split in splits}
-    rows = {split: splits[split][: len(states[split])] for split in splits}
-    sets = feature_sets(rows, states)
+    sets = text_features(splits)
+    if states := read_states(folder):
+        rows = {split: splits[split][: len(states[split])] for split in splits}
+        sets |= state_features(states, text_features(rows)["words, length"])
     heads, best = {}, ""
     for name, (train_ND, dev_ND) in sets.items():
         ridge, out_of_fold_N = cross_validated(train_ND)
         dev_N = dev_ND @ logistic(train_ND, ridge)
         heads[name] = {
+            "comparisons": len(train_ND),
             "ridge": ridge,
             "cross-validated": mean_interval(right(out_of_fold_N)).to_dict(),
             "dev": mean_interval(right(dev_N)).to_dict(),
@@ -157,40 +162,55 @@ def fit(splits: dict[str, list[dict[str, Any]]], folder: Path) -> dict[str, Any]
     train_ND, dev_ND = sets[best]
     sizes = [n for n in (250, 500, 1_000, 2_000, 4_000) if n < len(train_ND)] + [len(train_ND)]
     curve = {n: learned_from(n, train_ND, dev_ND, heads[best]["ridge"]) for n in sizes}
-    return {"comparisons": len(train_ND), "dev": len(dev_ND), "heads": heads, "best": best, "curve": curve}
+    return {"dev": len(dev_ND), "heads": heads, "best": best, "curve": curve}
 
 
-def feature_sets(rows: dict[str, list[dict[str, Any]]], states: dict[str, Floats]) -> dict[str, tuple[Floats, Floats]]:
-    """Name -> features of chosen less rejected, (train, dev), in units of their root mean square on train."""
+def read_states(folder: Path) -> dict[str, Floats]:
+    """What `states` has kept so far; nothing if dev is not whole or train has not begun."""
+    files = {split: sorted(folder.glob(f"{split}_*.npy")) for split in ("dev", "train")}
+    return (
+        {split: np.concatenate([np.load(file) for file in files[split]]) for split in files} if files["train"] else {}
+    )
+
+
+def text_features(splits: dict[str, list[dict[str, Any]]]) -> Sets:
+    """What needs no model: answers' length and words, chosen less rejected."""
     words = TfidfVectorizer(min_df=5, sublinear_tf=True, max_features=3_000)
-    words.fit([row[key] for row in rows["train"] for key in ("chosen", "rejected")])
+    words.fit([row[key] for row in splits["train"] for key in ("chosen", "rejected")])
+    found: dict[str, dict[str, Floats]] = {"length": {}, "words": {}}
+    for split, rows in splits.items():
+        chosen, rejected = ([row[key] for row in rows] for key in ("chosen", "rejected"))
+        length = np.log1p([len(text) for text in chosen]) - np.log1p([len(text) for text in rejected])
+        found["length"][split] = length[:, None]
+        found["words"][split] = 20 * (words.transform(chosen) - words.transform(rejected)).toarray()
+    sets = {
+        "length": scaled(found["length"]["train"], found["length"]["dev"]),
+        "words": (found["words"]["train"], found["words"]["dev"]),
+    }
+    return sets | {"words, length": beside(sets["words"], sets["length"])}
 
-    def of(split: str) -> dict[str, Floats]:
-        answers = {key: [row[key] for row in rows[split]] for key in ("chosen", "rejected")}
-        length = [np.log1p([len(text) for text in answers[key]]) for key in answers]
-        bags = [words.transform(answers[key]).toarray() for key in answers]
-        difference = states[split][:, 0].astype(np.float64) - states[split][:, 1]
-        blocks = {
-            "length": (length[0] - length[1])[:, None],
-            "words": 20 * (bags[0] - bags[1]),
-            "middle, mean": difference[:, 0, 0],
-            "middle, last": difference[:, 0, 1],
-            "top, mean": difference[:, 1, 0],
-            "top, last": difference[:, 1, 1],
-        }
-        blocks["all states"] = difference.reshape(len(difference), -1)
-        return blocks
 
-    train, dev = of("train"), of("dev")
-    for name in train:
-        scale = np.sqrt((train[name] ** 2).mean(axis=0)) + 1e-9 if name != "words" else 1.0
-        train[name], dev[name] = train[name] / scale, dev[name] / scale
-    for name, parts in (
-        ("words, length", ("words", "length")),
-        ("all states, words, length", ("all states", "words", "length")),
-    ):
-        train[name], dev[name] = (np.hstack([side[part] for part in parts]) for side in (train, dev))
-    return {name: (train[name], dev[name]) for name in train}
+def state_features(states: dict[str, Floats], text: Pair) -> Sets:
+    """States after the middle and the last block that was run, chosen less rejected; and beside the text's features."""
+    train, dev = (states[split][:, 0].astype(np.float64) - states[split][:, 1] for split in ("train", "dev"))
+    sets = {
+        f"{block}, {pooling}": scaled(train[:, n, m], dev[:, n, m])
+        for n, block in enumerate(("middle", "top"))
+        for m, pooling in enumerate(("mean", "last"))
+    }
+    sets["all states"] = scaled(train.reshape(len(train), -1), dev.reshape(len(dev), -1))
+    return sets | {"all states, words, length": beside(sets["all states"], text)}
+
+
+def scaled(train_ND: Floats, dev_ND: Floats) -> Pair:
+    """In units of the root mean square on train, so that one ridge suits all."""
+    scale_D = np.sqrt((train_ND**2).mean(axis=0)) + 1e-9
+    return train_ND / scale_D, dev_ND / scale_D
+
+
+def beside(one: Pair, other: Pair) -> Pair:
+    """Both features, as one row."""
+    return np.hstack([one[0], other[0]]), np.hstack([one[1], other[1]])
 
 
 def logistic(x_ND: Floats, ridge: float, *, steps: int = 100) -> Floats:
@@ -205,7 +225,7 @@ def logistic(x_ND: Floats, ridge: float, *, steps: int = 100) -> Floats:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type, no-untyped-call]
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return np.asarray(weights.detach().numpy())
 
 
@@ -250,14 +270,15 @@ def learned_from(count: int, train_ND: Floats, dev_ND: Floats, ridge: float, *, 
 def report(result: dict[str, Any]) -> str:
     """Two Markdown tables."""
     lines = [
-        f"{result['comparisons']:,} comparisons to learn from, {result['dev']} of dev.",
+        f"Judged on {result['dev']} comparisons of dev.",
         "",
-        "| head on | cross-validated | dev | temperature | ECE on dev | floor [95 % of luck] |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| head on | comparisons | cross-validated | dev | temperature | ECE on dev | floor [95 % of luck] |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, head in result["heads"].items():
         lines.append(
-            f"| {name}{' (chosen)' if name == result['best'] else ''} | {Interval(**head['cross-validated'])} | "
+            f"| {name}{' (chosen)' if name == result['best'] else ''} | {head['comparisons']:,} | "
+            f"{Interval(**head['cross-validated'])} | "
             f"{Interval(**head['dev'])} | {head['temperature']:.2f} | {head['ece']:.3f} | "
             f"{Interval(**head['ece_floor'])} |"
         )
