@@ -38,8 +38,11 @@ test-slow: $(VENV)/dev.done  ## the tests that take minutes: kill and resume, pa
 docs: $(VENV)/dev.done  ## regenerate docs/reference from the code
 	@$(BIN)/python scripts/make_docs.py
 
-bench: $(VENV)/dev.done  ## speed of each part on this machine
-	@$(BIN)/python benchmarks/decode.py
+BENCHMARKS ?= pretrain time_to_loss tokenizer prepare reward ppo generate memory
+bench: $(VENV)/dev.done  ## ours against its peers, an hour or two; the table is docs/benchmarks.md
+	@$(BIN)/pip install --quiet rustbpe && $(BIN)/python -m benchmarks.peers trl trl_ppo
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@$(BIN)/python -m benchmarks.report
 
 clean:  ## remove the venv and caches; ./workspace stays
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

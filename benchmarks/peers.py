@@ -29,6 +29,8 @@ def main() -> None:
         if name not in PACKAGES:
             raise SystemExit(__doc__)
         folder = Path(os.environ.get("WUYA_PEERS", Path(__file__).parents[1] / ".venv" / "peers")) / name
+        if (folder / "bin" / "python").exists():
+            continue
         venv.create(folder, with_pip=True)
         torch = f"torch=={metadata.version('torch')}"  # the same, so that kernels are no difference
         subprocess.run([folder / "bin" / "pip", "install", "--quiet", torch, PACKAGES[name]], check=True)
