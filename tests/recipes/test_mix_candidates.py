@@ -11,7 +11,7 @@ from wuya.errors import ConfigError, DataError
 from wuya.feedback.importers import read_answers
 from wuya.feedback.store import FeedbackStore
 from wuya.recipes import mix_candidates
-from wuya.recipes.mix_candidates import MixConfig, doubt, draw, run
+from wuya.recipes.mix_candidates import MixConfig, closeness, disagreement, draw, run
 from wuya.records import Candidate
 
 
@@ -60,12 +60,18 @@ def test_a_text_is_taken_once_and_a_prompt_with_one_answer_is_left_out(folder: P
 
 
 def test_doubt_is_none_where_the_members_agree_and_most_where_they_contradict_each_other() -> None:
-    assert doubt([[1.0, 0.0], [2.0, 1.0]]) == pytest.approx(0.0)
-    assert doubt([[9.0, 0.0], [0.0, 9.0]]) == pytest.approx(0.5, abs=1e-3)
+    assert disagreement([[1.0, 0.0], [2.0, 1.0]]) == pytest.approx(0.0)
+    assert disagreement([[9.0, 0.0], [0.0, 9.0]]) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_answers_that_score_alike_are_close() -> None:
+    assert closeness([[1.0, 1.0, 1.0]]) == pytest.approx(0.5)
+    assert closeness([[0.0, 3.0], [3.0, 0.0]]) == pytest.approx(0.5)  # of the mean: members may contradict each other
+    assert closeness([[0.0, 1.0]]) > closeness([[0.0, 2.0]]) > closeness([[0.0, 2000.0]]) == pytest.approx(0.0)
 
 
 def test_doubtful_prompts_come_first_and_the_rest_may_be_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mix_candidates, "disagreement", lambda mixed, _: [float(p.id[1:]) for p, _ in mixed])
+    monkeypatch.setattr(mix_candidates, "doubts_of", lambda mixed, _: [float(p.id[1:]) for p, _ in mixed])
     chosen = config(folder, reward="a,b", model=folder / "sft", keep=2, database=str(folder / "wuya.db"))
     assert [prompt.id for prompt, _ in read_answers(run(chosen))] == ["p4", "p3"]
     with FeedbackStore(folder / "wuya.db") as store:
@@ -74,6 +80,8 @@ def test_doubtful_prompts_come_first_and_the_rest_may_be_dropped(folder: Path, m
 
 def test_disagreement_of_one_model_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="two reward models"):
+        config(folder, reward="runs/rm", model=folder / "sft", doubt="disagreement")
+    with pytest.raises(ConfigError, match="tokenizer"):
         config(folder, reward="runs/rm")
     with pytest.raises(ConfigError, match="sources"):
         config(folder, sources={})

@@ -8,8 +8,9 @@ of several models side by side, section 3.4) and demonstrations for the human re
 <out>/{completions.jsonl, summary.json} in the form of `wuya sample`, for `wuya label --candidates`, and queues them
 where `--database` says so. The same answer twice is one answer; a prompt left with fewer than two is counted.
 
-With `--reward a,b,c` (an ensemble: models of other seeds, or `scripts/labeler_folds.py`) prompts are ordered by how far
-its members disagree about their pairs, and `--keep` takes the first: active collection (Christiano et al. 2017, 2.2.4).
+With `--reward rm` prompts come first whose answers the reward model finds most alike, and `--keep` takes the first:
+active collection. Pairs chosen so need half of random's votes in docs/experiments.md; those on which an ensemble
+disagrees (`--doubt disagreement --reward a,b,c`; Christiano et al. 2017, section 2.2.4) are worse than random ones.
 """
 
 import math
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import mean, pstdev
+from typing import Literal
 
 from wuya.console import say
 from wuya.data.formats import read_demonstrations
@@ -47,7 +49,9 @@ class MixConfig:
     references: Path | None = None
     """Demonstrations (JSONL) of the same prompts: one human answer is added where there is one."""
     reward: str = ""
-    """Two reward models or more, commas between: prompts about which they disagree come first."""
+    """A reward model, or several with commas between (their mean): doubtful prompts come first."""
+    doubt: Literal["margin", "disagreement"] = "margin"
+    """margin: answers that score alike. disagreement: pairs that the members of `reward` order differently."""
     model: Path | None = None
     """The checkpoint whose tokenizer encodes what `reward` scores. Needed with `reward`."""
     keep: int = 0
@@ -66,11 +70,10 @@ class MixConfig:
     def __post_init__(self) -> None:
         if not self.sources or any(count < 1 for count in self.sources.values()):
             raise ConfigError("`sources` needs files, each with a count of at least 1", found=str(self.sources))
-        if self.reward and ("," not in self.reward or self.model is None):
-            raise ConfigError(
-                "disagreement needs two reward models or more, and the model whose tokenizer they read",
-                hint="`--reward runs/rm_1,runs/rm_2 --model runs/sft`",
-            )
+        if self.reward and self.model is None:
+            raise ConfigError("`reward` needs the model whose tokenizer it reads", hint="`--model runs/sft`")
+        if self.reward and self.doubt == "disagreement" and "," not in self.reward:
+            raise ConfigError("disagreement needs two reward models or more", hint="`--reward runs/rm_1,runs/rm_2`")
 
 
 def run(config: MixConfig) -> Path:
@@ -80,7 +83,7 @@ def run(config: MixConfig) -> Path:
     # 2. The doubtful ones first
     doubts = [0.0] * len(mixed)
     if config.reward:
-        doubts = disagreement(mixed, config)
+        doubts = doubts_of(mixed, config)
         order = sorted(range(len(mixed)), key=lambda i: -doubts[i])
         mixed, doubts = [mixed[i] for i in order], [doubts[i] for i in order]
     if config.keep:
@@ -144,8 +147,8 @@ def draw(sources: Sequence[tuple[Sequence[Candidate], int]], human: str | None, 
     return mixed
 
 
-def disagreement(mixed: Sequence[Answers], config: MixConfig) -> list[float]:
-    """Of each prompt: the standard deviation over the ensemble of P(a preferred to b), a mean over its pairs."""
+def doubts_of(mixed: Sequence[Answers], config: MixConfig) -> list[float]:
+    """Of each prompt: how unsure the reward models are of its pairs, 0 to .5."""
     from wuya.inference.rewards import load_reward  # torch is needed only here
     from wuya.models.checkpoint import load_checkpoint
     from wuya.tokenizer.chat_format import encode_prompt
@@ -157,6 +160,7 @@ def disagreement(mixed: Sequence[Answers], config: MixConfig) -> list[float]:
     prompts = [encode_prompt(tokenizer, prompt.messages) for prompt, group in mixed for _ in group]
     answers = [completion_ids(candidate, tokenizer) for _, group in mixed for candidate in group]
     scores = [member(prompts, answers).tolist() for member in members]
+    doubt = closeness if config.doubt == "margin" else disagreement
     doubts, start = [], 0
     for _, group in mixed:
         doubts.append(doubt([one[start : start + len(group)] for one in scores]))
@@ -164,7 +168,13 @@ def disagreement(mixed: Sequence[Answers], config: MixConfig) -> list[float]:
     return doubts
 
 
-def doubt(scores: Sequence[Sequence[float]]) -> float:
+def closeness(scores: Sequence[Sequence[float]]) -> float:
+    """Mean over pairs of answers of the chance that the worse one wins, by the members' mean score. A row a member."""
+    means = [mean(column) for column in zip(*scores, strict=True)]
+    return mean(1 / (1 + math.exp(min(abs(a - b), 700.0))) for a, b in combinations(means, 2))
+
+
+def disagreement(scores: Sequence[Sequence[float]]) -> float:
     """Mean over pairs of answers of the spread of the members' probabilities. One row of scores a member."""
     pairs = combinations(range(len(scores[0])), 2)
     return mean(pstdev(1 / (1 + math.exp(-(one[a] - one[b]))) for one in scores) for a, b in pairs)
