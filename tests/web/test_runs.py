@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from tests.web.conftest import shoot
 from wuya.feedback.database import writing
 from wuya.inference.backends.fake import FakeEngine
 from wuya.web.runs.folders import RunFolders
@@ -156,6 +157,56 @@ def test_only_runs_of_the_workspace_become_versions(client: TestClient, root: Pa
     assert client.post("/api/model-versions", json={"run": "..~..~etc"}).status_code == 404
     make_run(root, "r").joinpath("model", "config.json").unlink()
     assert client.post("/api/model-versions", json={"run": "r"}).status_code == 404
+
+
+def test_alarms_are_events_and_rollouts_are_read_token_by_token(client: TestClient, root: Path) -> None:
+    folder = with_alarm_and_rollouts(root)
+    assert client.get("/api/runs/r").json()["events"][0] == {
+        "at": 1031.0, "level": "alert", "step": 31, "text": "KL has been negative for 5 updates",
+    }  # fmt: skip
+    page = client.get("/api/runs/r/rollouts").json()
+    assert (page["updates"], page["update"], page["total"]) == ([1, 20], 20, 2)
+    assert [episode["kl"] for episode in page["items"]] == [0.5, -0.25], "most KL first"
+    assert [token["text"] for token in page["items"][0]["tokens"]] == ["Hel", "lo"]
+    assert page["items"][0]["tokens"][1] == {"text": "lo", "kl": 0.4, "advantage": 1.0}
+    assert client.get("/api/runs/r/rollouts?update=1&sort=order").json()["items"][0]["prompt_id"] == "p0"
+    assert client.get("/api/runs/r/rollouts?update=7").status_code == 404
+    assert client.get("/api/runs/nobody/rollouts").status_code == 404
+    folder.joinpath("rollouts", "update_000001_rank_0.parquet").unlink()
+    assert client.get("/api/runs/r/rollouts").json()["updates"] == [20]
+
+
+def with_alarm_and_rollouts(root: Path) -> Path:
+    """A run that said something was wrong and kept two updates' episodes."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    folder = make_run(root, "r")
+    with folder.joinpath("metrics.jsonl").open("a") as file:
+        row = {"step": 31, "time": 1031.0, "objective/kl": -0.1, "alarms": ["KL has been negative for 5 updates"]}
+        file.write(json.dumps(row) + "\n")
+    folder.joinpath("config.yaml").write_text("num_updates: 31\nppo_epochs: 1\nmax_kl: 4.0\n")
+    columns = {
+        "update": [0] * 3, "prompt_id": ["p0", "p1", "p1"], "episode": [0, 1, 1], "token": ["Oh", "Hel", "lo"],
+        "kl": [-0.25, 0.1, 0.4], "advantage": [-1.0, 0.5, 1.0], "score": [0.1, 0.2, 0.2],
+    }  # fmt: skip
+    folder.joinpath("rollouts").mkdir()
+    for update in (1, 20):
+        parquet.write_table(pyarrow.table(columns), folder / "rollouts" / f"update_{update:06d}_rank_0.parquet")
+    return folder
+
+
+def test_target_alarm_and_tokens_on_the_page(live_server: Any, page: Any, root: Path) -> None:
+    with_alarm_and_rollouts(root)
+    page.goto(live_server.url + "/runs/r")
+    chart = page.locator("figure", has_text="objective/kl")
+    chart.locator(".chart-notes", has_text="KL has been negative").wait_for()
+    assert chart.locator(".chart-level").count() == 1 and chart.locator(".chart-marker").count() == 1
+    assert page.locator("figure", has_text="loss").first.locator(".chart-notes").count() == 0
+    token = page.locator(".heat-token", has_text="lo")
+    token.wait_for()
+    assert "up" in token.get_attribute("class") and "kl 0.4" in token.get_attribute("title")
+    shoot(page, "run-alarm-rollouts")
 
 
 def test_curves_grow_while_somebody_watches(live_server: Any, page: Any, root: Path) -> None:

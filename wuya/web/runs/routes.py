@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
 from starlette.concurrency import run_in_threadpool
@@ -116,6 +116,19 @@ def samples(
     """Answers at a step, the last if none is named."""
     rows = watching.samples_of(service, id)
     return watching.page_of_samples(rows, step=step, sort=sort, limit=limit)
+
+
+@router.get("/api/runs/{id}/rollouts")
+def rollouts(
+    id: RunId,
+    service: ServiceNow,
+    viewer: Watcher,
+    update: Annotated[int | None, Query(ge=0, le=10**9)] = None,
+    sort: Literal["order", "kl", "-kl", "score", "-score"] = "-kl",
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> dict[str, Any]:
+    """Dumped episodes of an update, token by token; empty where none were kept."""
+    return watching.rollouts_of(service, id, update, sort=sort, limit=limit)
 
 
 @router.get("/api/runs/{id}/metrics.csv")

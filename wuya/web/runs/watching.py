@@ -5,7 +5,7 @@ from typing import Any
 
 from wuya.feedback.database import reading
 from wuya.web.errors import ApiError
-from wuya.web.runs import store
+from wuya.web.runs import rollouts, store
 from wuya.web.runs.folders import RunFolders, is_number
 from wuya.web.runs.thin import thin
 from wuya.web.service import Service
@@ -38,7 +38,7 @@ def one_run(service: Service, id: str) -> dict[str, Any]:
             "config": folders.config(id),
             "checkpoints": folders.checkpoints(id),
             "parents": made.get("parents", {}),
-            "events": [],
+            "events": alarms(folders.rows(id)),
             "keys": keys_of(folders.rows(id)),
         }
     with reading(service.database) as connection:
@@ -70,6 +70,28 @@ def samples_of(service: Service, id: str) -> list[dict[str, Any]]:
     with reading(service.database) as connection:
         store.need(connection, id)
         return store.samples(connection, id)
+
+
+def rollouts_of(service: Service, id: str, update: int | None, *, sort: str, limit: int) -> dict[str, Any]:
+    """Dumped episodes of a run of this machine."""
+    folder = folders_of(service).folder(id)
+    if folder is None:
+        with reading(service.database) as connection:
+            store.need(connection, id)
+        return {"updates": [], "update": None, "items": [], "total": 0}
+    return rollouts.episodes(folder, update, sort=sort, limit=limit)
+
+
+def alarms(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the recipe said was wrong, in its words, the latest first."""
+    found = [
+        {"at": row.get("time"), "level": "alert", "step": row["step"], "text": text}
+        for row in rows
+        if isinstance(row.get("alarms"), list)
+        for text in row["alarms"]
+        if isinstance(text, str)
+    ]
+    return found[::-1][:200]
 
 
 def keys_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -45,7 +45,7 @@ export function smooth(values, weight) {
 
 export function lineChart(options) {
   const node = h("figure", { class: "chart" });
-  const state = { lines: [], smoothing: 0, log: false, xName: "step", formatX: short, markers: [], ...options };
+  const state = { lines: [], smoothing: 0, log: false, xName: "step", formatX: short, markers: [], levels: [], ...options };
   const update = (changes = {}) => {
     Object.assign(state, changes);
     draw(node, state);
@@ -65,6 +65,8 @@ function draw(node, state) {
   let [x0, x1] = [Math.min(...xs), Math.max(...xs)];
   if (x0 === x1) [x0, x1] = [x0 - 1, x1 + 1];
   let [y0, y1] = extent(drawn);
+  const levels = state.levels.filter((level) => level.y > 0 || !log);
+  for (const { y } of levels) [y0, y1] = [Math.min(y0, y), Math.max(y1, y)]; // a target that is far away is seen too
   if (log) [y0, y1] = [Math.log10(y0), Math.log10(y1)];
   const pad = (y1 - y0 || Math.abs(y1) || 1) * 0.06;
   [y0, y1] = [y0 - pad, y1 + pad];
@@ -78,7 +80,10 @@ function draw(node, state) {
       svg("line", { class: "chart-grid", x1: MARGIN.left, x2: WIDTH - MARGIN.right, y1: y, y2: y }),
       svg("text", { class: "chart-tick", x: MARGIN.left - 6, y: y + 4, "text-anchor": "end" }, short(value))]),
     ticks(x0, x1, 5).map((x) => svg("text", { class: "chart-tick", x: px(x), y: HEIGHT - 8, "text-anchor": "middle" }, state.formatX(x))),
-    state.markers.filter((m) => m.x >= x0 && m.x <= x1).map((m) => svg("line", { class: `chart-marker ${m.kind || ""}`, x1: px(m.x), x2: px(m.x), y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom })),
+    state.markers.filter((m) => m.x >= x0 && m.x <= x1).map((m) => svg("line", { class: `chart-marker ${m.kind || ""}`, x1: px(m.x), x2: px(m.x), y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom }, svg("title", {}, m.text))),
+    levels.map((level) => [
+      svg("line", { class: "chart-level", x1: MARGIN.left, x2: WIDTH - MARGIN.right, y1: py(level.y), y2: py(level.y) }),
+      svg("text", { class: "chart-tick", x: WIDTH - MARGIN.right, y: py(level.y) - 4, "text-anchor": "end" }, level.text)]),
     drawn.map((line) => [
       state.smoothing ? svg("path", { class: `chart-line faint c${line.color}`, d: path(line.x, line.y, px, py, log) }) : null,
       svg("path", { class: `chart-line c${line.color}`, d: path(line.x, line.shown, px, py, log) }),
@@ -104,9 +109,10 @@ function draw(node, state) {
   picture.addEventListener("pointermove", (event) => point(event.clientX));
   picture.addEventListener("pointerleave", leave);
   leave();
+  const notes = state.markers.length ? h("ul", { class: "chart-notes" }, state.markers.slice(0, 3).map((m) => h("li", {}, h("b", {}, state.formatX(m.x)), " ", m.text))) : null;
   const table = h("details", { class: "chart-data" }, h("summary", {}, t("runs.as_table")));
   table.addEventListener("toggle", () => table.open && table.childElementCount === 1 && table.append(dataTable(state, drawn)), { once: false });
-  fill(node, title, readout, picture, state.log && !positive ? h("small", { class: "muted" }, t("runs.no_log")) : null, table);
+  fill(node, title, readout, picture, state.log && !positive ? h("small", { class: "muted" }, t("runs.no_log")) : null, notes, table);
 }
 
 const path = (xs, ys, px, py, log) => {

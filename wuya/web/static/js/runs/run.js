@@ -6,6 +6,7 @@ import { openDialog, toast } from "../dialog.js";
 import { $, debounce, fill, h, icon, may, pageData, url } from "../dom.js";
 import { date, duration, load, number, t } from "../i18n.js";
 import { shortcuts } from "../keys.js";
+import { rolloutsView } from "./rollouts.js";
 import { samplesView } from "./samples.js";
 
 await load("runs");
@@ -37,8 +38,30 @@ function lines(key) {
 
 const shared = () => ({ smoothing: view.smoothing, log: view.log, xName: t(`runs.x_${view.x}`), formatX: view.x === "time" ? duration : short });
 
+/** Targets that the config sets for a metric, as lines across its curve. @param {string} key */
+function levels(key) {
+  if (key !== "objective/kl") return [];
+  return runs.flatMap(({ config }) => [["target_kl", "runs.target"], ["max_kl", "runs.limit"]].filter(([name]) => config[name] > 0).map(([name, text]) => ({ y: config[name], text: t(text) })));
+}
+
+/** What the recipe said was wrong, on the curve that it speaks of. @param {string} key */
+function markers(key) {
+  const about = [["objective/kl", /\bKL\b/], ["objective/length", /answers have (grown|shrunk)/], ["policy/clipfrac_avg", /clipped/], ["objective/identical_share", /mode collapse/], ["objective/eos_share", /end by themselves/]];
+  const speaks = (text) => about.find(([, words]) => words.test(text))?.[0] ?? "objective/kl";
+  const found = (runs[0]?.events ?? []).filter((event) => event.step !== null && event.step !== undefined && ["alert", "warning"].includes(event.level) && speaks(event.text) === key);
+  const points = data.get(ids[0])?.[key];
+  const at = (step) => {
+    if (view.x === "step" || !points) return step;
+    const index = Math.max(0, points.step.findIndex((known) => known >= step));
+    return view.x === "time" ? points.time[index] - (points.time[0] || 0) : points.tokens[index];
+  };
+  return found.map((event) => ({ x: at(event.step), text: event.text, kind: event.level }));
+}
+
+const curve = (key) => ({ lines: lines(key), levels: levels(key), markers: markers(key), ...shared() });
+
 function drawCharts() {
-  for (const [key, chart] of charts) chart.update({ lines: lines(key), ...shared() });
+  for (const [key, chart] of charts) chart.update(curve(key));
 }
 
 function chartGrid() {
@@ -50,7 +73,7 @@ function chartGrid() {
   }
   return [...groups].filter(([, names]) => names.length).map(([group, names]) => {
     const grid = h("div", { class: "charts" }, names.map((key) => {
-      const chart = lineChart({ title: key, lines: lines(key), ...shared() });
+      const chart = lineChart({ title: key, ...curve(key) });
       charts.set(key, chart);
       return chart.node;
     }));
@@ -138,7 +161,7 @@ function details() {
   return h("div", { class: "two" },
     h("section", { class: "card" }, h("h2", {}, t("runs.facts")), runs.map((run) => [ids.length > 1 ? h("h3", {}, run.name) : null,
       h("dl", { class: "facts" }, facts(run).map(([label, value]) => [h("dt", {}, label), h("dd", {}, value)]))]),
-      runs[0].events.length ? [h("h3", {}, t("runs.events")), h("ul", {}, runs[0].events.map((event) => h("li", {}, h("span", { class: "badge" }, t(`runs.level_${event.level}`)), " ", event.text)))] : null),
+      runs[0].events.length ? [h("h3", {}, t("runs.events")), h("ul", {}, runs[0].events.map((event) => h("li", {}, h("span", { class: "badge" }, t(`runs.level_${event.level}`)), event.step === null || event.step === undefined ? " " : ` ${t("runs.step_of", { step: number(event.step) })}: `, event.text)))] : null),
     h("section", { class: "card" }, h("h2", {}, t("runs.config")), h("div", { class: "table-wrap", tabindex: 0, style: { "max-height": "420px" } },
       h("table", { class: "table" },
         ids.length > 1 ? h("thead", {}, h("tr", {}, h("th", {}, ""), runs.map((run) => h("th", { scope: "col" }, run.name)))) : null,
@@ -150,7 +173,7 @@ try {
   runs = await Promise.all(ids.map((id) => api.get(`/api/runs/${encodeURIComponent(id)}`)));
   await Promise.all(ids.map(fetchSeries));
   const place = h("div", {}, chartGrid());
-  fill(root, head(runs[0]), toolbar(), legend(), place, samplesView(ids[0]), details());
+  fill(root, head(runs[0]), toolbar(), legend(), place, samplesView(ids[0]), rolloutsView(ids[0]), details());
 } catch (error) {
   fill(root, h("div", { class: "empty" }, icon("warning"), h("h1", {}, error.message)));
 }
@@ -166,6 +189,7 @@ const redraw = debounce(() => {
 function append(id, rows) {
   const series = data.get(id);
   for (const row of rows) {
+    if (id === ids[0]) for (const text of row.alarms ?? []) runs[0].events.unshift({ level: "alert", step: row.step, text });
     for (const [key, value] of Object.entries(row)) {
       if (key === "step" || key === "time" || typeof value !== "number") continue;
       const points = (series[key] ||= { step: [], value: [], time: [], tokens: [], total: 0 });
