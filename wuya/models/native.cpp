@@ -137,11 +137,6 @@ void round_inputs(const Linear& w, const float* x, int64_t token, Inputs& in) {
 // -- 16 rows of W times N tokens -> y[token][row] ---------------------------------------------------------------------
 
 #ifdef __AVX2__
-inline float sum8(__m256 v) {
-    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
 inline __m256i pair(const void* x) {  // the same 4 bytes in every place
     int32_t bits;
     std::memcpy(&bits, x, 4);
@@ -149,14 +144,12 @@ inline __m256i pair(const void* x) {  // the same 4 bytes in every place
 }
 #endif
 
+// y[t * stride + r] = a[r] . x[t]: rows of n floats, N vectors of n floats.
 template <int N>
-void float_rows(const Linear& w, int64_t row, int num_rows, const float* x, float y[][PANEL]) {
-    const int n = w.inputs;
-    const float* weights = static_cast<const float*>(w.weights) + row * n;
-    int r = 0;
+void dots(const float* a, int64_t num_rows, const float* x, int n, float* y, int64_t stride) {
+    int64_t r = 0;
 #ifdef __AVX2__
-    for (; r + 4 <= num_rows; r += 4) {
-        const float* a = weights + int64_t(r) * n;
+    for (; r + 4 <= num_rows; r += 4, a += 4 * int64_t(n)) {
         __m256 sums[N][4];
         for (int t = 0; t < N; t++)
             for (int j = 0; j < 4; j++) sums[t][j] = _mm256_setzero_ps();
@@ -172,14 +165,14 @@ void float_rows(const Linear& w, int64_t row, int num_rows, const float* x, floa
         for (int t = 0; t < N; t++) {
             const __m256 s01 = _mm256_hadd_ps(sums[t][0], sums[t][1]), s23 = _mm256_hadd_ps(sums[t][2], sums[t][3]);
             const __m256 s = _mm256_hadd_ps(s01, s23);
-            _mm_storeu_ps(y[t] + r, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
+            _mm_storeu_ps(y + t * stride + r, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
             for (int k = i; k < n; k++)
-                for (int j = 0; j < 4; j++) y[t][r + j] += a[int64_t(j) * n + k] * x[int64_t(t) * n + k];
+                for (int j = 0; j < 4; j++) y[t * stride + r + j] += a[int64_t(j) * n + k] * x[int64_t(t) * n + k];
         }
     }
 #endif
-    for (; r < num_rows; r++)
-        for (int t = 0; t < N; t++) y[t][r] = dot(weights + int64_t(r) * n, x + int64_t(t) * n, n);
+    for (; r < num_rows; r++, a += n)
+        for (int t = 0; t < N; t++) y[t * stride + r] = dot(a, x + int64_t(t) * n, n);
 }
 
 template <int N>
@@ -278,7 +271,8 @@ void tile(const Linear& w, int64_t panel, const float* x, const Inputs& in, int6
     const int rows = int(std::min<int64_t>(PANEL, w.outputs - panel * PANEL));
     if (w.kind == INT8) int8_rows<N>(w, panel, in, token, block);
     else if (w.kind == INT4) int4_rows<N>(w, panel, in, token, block);
-    else float_rows<N>(w, panel * PANEL, rows, x + token * w.inputs, block);
+    else dots<N>(static_cast<const float*>(w.weights) + panel * PANEL * w.inputs, rows, x + token * w.inputs, w.inputs,
+                 block[0], PANEL);
     for (int t = 0; t < N; t++) {
         float* out = y + (token + t) * w.outputs + panel * PANEL;
         const float* bias = w.bias ? w.bias + panel * PANEL : nullptr;
@@ -315,29 +309,34 @@ void rotate(float* x, const float* cosine, const float* sine, int n) {  // sine 
     }
 }
 
+// Sum of W channels of the values, by weight.
+template <int W>
+void weighted(const float* weight, const float* values, int64_t length, int channels, float total, float* out) {
+    float sums[W] = {};
+    for (int64_t s = 0; s < length; s++, values += channels)
+#pragma omp simd
+        for (int c = 0; c < W; c++) sums[c] += weight[s] * values[c];
+    for (int c = 0; c < W; c++) out[c] = sums[c] / total;
+}
+
 // q [group, channels] -> out, over keys and values [length, channels] of one key head; scores [group, length].
 void attend(const float* q, const float* keys, const float* values, int group, int channels, int64_t length,
             float* scores, float* out) {
+    int g = 0;
+    for (; g + 3 <= group; g += 3) dots<3>(keys, length, q + g * channels, channels, scores + g * length, length);
+    for (; g < group; g++) dots<1>(keys, length, q + g * channels, channels, scores + g * length, length);
     const float scale = 1.0f / std::sqrt(float(channels));
-    for (int64_t s = 0; s < length; s++)
-        for (int g = 0; g < group; g++)
-            scores[g * length + s] = dot(q + g * channels, keys + s * channels, channels) * scale;
-    for (int g = 0; g < group; g++) {
+    for (g = 0; g < group; g++) {
         float* weight = scores + g * length;
         float top = weight[0], total = 0;
 #pragma omp simd reduction(max : top)
         for (int64_t s = 0; s < length; s++) top = std::max(top, weight[s]);
 #pragma omp simd reduction(+ : total)
-        for (int64_t s = 0; s < length; s++) total += weight[s] = exp_(weight[s] - top);
-        for (int64_t s = 0; s < length; s++) weight[s] /= total;
+        for (int64_t s = 0; s < length; s++) total += weight[s] = exp_((weight[s] - top) * scale);
+        int c = 0;
+        for (; c + 32 <= channels; c += 32) weighted<32>(weight, values + c, length, channels, total, out + g * channels + c);
+        for (; c < channels; c++) weighted<1>(weight, values + c, length, channels, total, out + g * channels + c);
     }
-    std::fill_n(out, group * channels, 0.0f);
-    for (int64_t s = 0; s < length; s++)
-        for (int g = 0; g < group; g++) {
-            const float weight = scores[g * length + s];
-#pragma omp simd
-            for (int c = 0; c < channels; c++) out[g * channels + c] += weight * values[s * channels + c];
-        }
 }
 
 struct Scratch {  // kept by each calling thread

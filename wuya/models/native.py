@@ -24,7 +24,8 @@ from wuya.console import warn
 from wuya.environment import cpu_flags, cpu_name
 
 SOURCE = Path(__file__).with_name("native.cpp")
-FLAGS = ("-O3", "-march=native", "-std=c++20", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
+FLAGS = ("-O3", "-march=native", "-std=c++20", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
+         "-ffp-contract=fast", "-fopenmp")  # fmt: skip
 FLOAT32, INT8, INT4 = 0, 8, 4
 PANEL, GROUP = 16, 32
 
