@@ -145,3 +145,13 @@ def test_microbatches_hold_each_sequence_once_within_the_token_limit() -> None:
     padded = sum(max(lengths[i] for i in group) * len(group) for group in groups)
     assert padded < 1.1 * sum(lengths)
     assert length_sorted_microbatches([5, 500], max_tokens=10) == [[1], [0]]
+
+
+def test_little_of_a_group_is_padding() -> None:
+    lengths = [20 + 7 * (number % 14) for number in range(64)]
+    groups = length_sorted_microbatches(lengths, max_tokens=8192)
+    assert sorted(index for group in groups for index in group) == list(range(64))
+    for group in groups:
+        positions = len(group) * max(lengths[index] for index in group)
+        assert positions - sum(lengths[index] for index in group) <= max(128, positions // 8)
+    assert len(groups) <= 6

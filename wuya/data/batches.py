@@ -17,6 +17,9 @@ from torch import Tensor
 from wuya.errors import ConfigError, DataError
 from wuya.tokenizer.chat_format import EncodedChat
 
+PADDING = 128
+"""Tokens of padding that cost no more than one more pass through a small model."""
+
 
 class TokenSource(Protocol):
     """What batches are cut from: `shards.TokenShards`, or an array in a test."""
@@ -182,13 +185,21 @@ def pad_right(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, 
 def length_sorted_microbatches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Indices in groups of similar length, longest first, so that little is padding and memory runs out early or never.
 
+    A group also ends where more than an eighth of it (and more than `PADDING`) would be padding: with episodes of 20 to
+    112 tokens, 37 % of 64 rows side by side is.
+
     Args:
         max_tokens: of a group, padding included: its size x its longest length. A longer sequence is a group by itself.
     """
     groups: list[list[int]] = []
+    tokens = 0
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_tokens:
+        positions = (len(groups[-1]) + 1) * lengths[groups[-1][0]] if groups else 0
+        padding = positions - tokens - lengths[index]
+        if groups and positions <= max_tokens and padding <= max(PADDING, positions // 8):
             groups[-1].append(index)
+            tokens += lengths[index]
         else:
             groups.append([index])
+            tokens = lengths[index]
     return groups
