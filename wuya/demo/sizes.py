@@ -20,7 +20,7 @@ class DemoSize:
     """Tokens a training row: chats turn over quickly, and short rows are faster on a CPU."""
     sft_tokens: int = 300_000
     judge_tokens: int = 100_000
-    ranked_prompts: int = 900
+    ranked_prompts: int = 1_300
     answers_per_prompt: int = 6
     """K."""
     max_answer_tokens: int = 32
