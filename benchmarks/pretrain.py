@@ -10,6 +10,7 @@ the hardware has them, else float32.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -30,6 +31,7 @@ from wuya.training.optimizer import build_optimizer, clip_gradients
 SIZES = {"1M": (4, 128, 4, 2048), "12M": (6, 384, 6, 4096), "124M": (12, 768, 12, 50257)}
 """Layers, width, heads, vocabulary."""
 LR = 6e-4
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mkldnn_linear"}
 
 
 def main() -> None:
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument("--context_length", type=int, default=256)
     parser.add_argument("--steps", type=int, default=1, help="a call of each side")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16: of matrix products, for all sides")
+    parser.add_argument("--profile", action="store_true", help="then show where a call of each side spends its time")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     set_up_allocator("pretrain")
@@ -60,6 +63,7 @@ def main() -> None:
     }  # fmt: skip
     rounds = alternate(sides, pairs=arguments.pairs)
     limits.append(gemm_gflops(dtype))
+    shares = {f"time of {name}": profiled(side) for name, side in sides.items()} if arguments.profile else {}
     tokens = arguments.steps * arguments.batch_size * arguments.context_length
     losses = {name: [f["loss"] for f in figures] for name, figures in rounds.figures.items()}
     apart = max(abs(a - b) for name in losses for a, b in zip(losses["ours"], losses[name], strict=True))
@@ -75,9 +79,21 @@ def main() -> None:
         unit="tokens/s",
         target={"nanoGPT": 1.1 if arguments.size == "124M" else 1.3},
         limit={"name": f"GEMM {dtype}", "gflops": round(max(limits), 1), "share": round(share, 3)},
-        checks={"largest difference of losses": round(apart, 5)},
+        checks={"largest difference of losses": round(apart, 5)} | shares,
     )
     finish("pretrain" if arguments.size == "12M" else f"pretrain_{arguments.size}", [row], arguments, ["transformers"])
+
+
+def profiled(side: Side) -> str:
+    """Shares of the time by kind of operation: matrix products, and the five largest of the others."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        side()
+    seconds: Counter[str] = Counter()
+    for event in profile.key_averages():
+        name = event.key.removeprefix("aten::")
+        seconds["matrix products" if name in PRODUCTS else name] += event.self_cpu_time_total
+    whole = seconds.total()
+    return ", ".join(f"{name} {value / whole:.0%}" for name, value in seconds.most_common(7))
 
 
 def our_twin(nano: NanoGPT, num_layers: int, width: int, heads: int, vocab_size: int, context_length: int) -> GPT:
