@@ -101,12 +101,8 @@ class TokenScalars(Protocol):
 def answer_scores(model: TokenScalars, rows: AnswerRows) -> Tensor:
     """Score of every answer, float32 [B]: the scalar at its last token, less the bias. Carries gradient."""
     device = model.bias.device
-    wanted_NT = torch.zeros(rows.ids_NT.shape, dtype=torch.bool)
-    wanted_NT[rows.row_B, rows.last_B] = True
+    wanted_NT, place_B = _wanted(rows, rows.row_B, rows.last_B)
     values_W = model.values(**rows.inputs(device), wanted_BT=wanted_NT.to(device))  # type: ignore[arg-type]
-    place_B = torch.searchsorted(
-        wanted_NT.flatten().nonzero().squeeze(1), rows.row_B * wanted_NT.shape[1] + rows.last_B
-    )
     return values_W[place_B.to(device)] - model.bias
 
 
@@ -122,9 +118,21 @@ def answer_states(model: GPT, rows: AnswerRows) -> tuple[AnswerTokens, Tensor, T
 
 def answer_logprobs(model: GPT, rows: AnswerRows) -> Tensor:
     """log pi(answer | prompt) of every answer, nats, float32 [B]. Carries gradient."""
-    tokens, _, logprobs_C = answer_states(model, rows)
-    sums_B = torch.zeros(len(rows.answer_B), device=logprobs_C.device)
-    return sums_B.index_add(0, tokens.owner_C.to(sums_B.device), logprobs_C)
+    device = model.device
+    tokens = rows.tokens()
+    wanted_NT, place_C = _wanted(rows, tokens.row_C, tokens.before_C)
+    hidden_WD = model(**rows.inputs(device), wanted_BT=wanted_NT.to(device))
+    logprobs_C = token_logprobs(model.logits(hidden_WD[place_C.to(device)]), tokens.id_C.to(device))
+    sums_B = torch.zeros(len(rows.answer_B), device=device)
+    return sums_B.index_add(0, tokens.owner_C.to(device), logprobs_C)
+
+
+def _wanted(rows: AnswerRows, row_W: Tensor, column_W: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the decoder's output is looked at, [N, T], and which of the outputs, row after row, each place reads."""
+    wanted_NT = torch.zeros(rows.ids_NT.shape, dtype=torch.bool)
+    wanted_NT[row_W, column_W] = True
+    flat_W = row_W * wanted_NT.shape[1] + column_W
+    return wanted_NT, torch.searchsorted(wanted_NT.flatten().nonzero().squeeze(1), flat_W)
 
 
 @dataclass(slots=True)
