@@ -1,5 +1,6 @@
 """upstream.py: OpenAI's stream becomes our events, whatever the server sends."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -8,7 +9,9 @@ import httpx
 import pytest
 
 from tests.inference.backends.helpers import collect, ids, reasons, request, run, text
+from wuya.errors import DataError
 from wuya.inference.backends.protocol import (
+    ContextTooLong,
     Delta,
     EngineLost,
     Failed,
@@ -24,8 +27,8 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 
 class Stream(httpx.AsyncByteStream):
-    def __init__(self, chunks: list[dict[str, Any]], *, breaks: bool = False) -> None:
-        self.chunks, self.breaks, self.closed = chunks, breaks, False
+    def __init__(self, chunks: list[dict[str, Any]], *, breaks: bool = False, done: bool = True) -> None:
+        self.chunks, self.breaks, self.done, self.closed = chunks, breaks, done, False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for chunk in self.chunks:
@@ -34,7 +37,7 @@ class Stream(httpx.AsyncByteStream):
             yield data[5:]
         if self.breaks:
             raise httpx.ReadError("gone")
-        yield b"data: [DONE]\n\n"
+        yield b"data: [DONE]\n\n" if self.done else b": nothing more\n\n"
 
     async def aclose(self) -> None:
         self.closed = True
@@ -116,6 +119,70 @@ def test_refusals_failures_and_what_such_servers_cannot_do() -> None:
     run(main)
 
 
+@pytest.mark.parametrize(
+    ("stream", "code"),
+    [
+        (Stream([{"choices": [{"index": 0, "text": "a"}]}], done=False), "engine_lost"),  # closed without an error
+        (Stream([{"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]}]), "internal_error"),  # n ignored
+        (Stream([{"error": {"message": "bug", "type": "Internal Server Error", "code": 500}}]), "internal_error"),
+        (Stream([{"error": {"message": "bad", "code": "bad_thing"}}]), "bad_thing"),
+    ],
+)
+def test_an_answer_that_is_not_whole_is_a_failure_not_a_short_answer(stream: Stream, code: str) -> None:
+    async def main() -> None:
+        engine = await engine_for(lambda _: httpx.Response(200, stream=stream))
+        events = await collect(engine, request("a", await engine.tokenize("m", "once"), model="m", n=2))
+        assert isinstance(events[-1], Failed) and events[-1].code == code
+        assert events[-1].retryable == (code == "engine_lost")
+        await engine.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (400, {"error": {"message": "maximum context length is 8 tokens", "type": "BadRequestError", "code": 400}},
+         ContextTooLong),  # vLLM
+        (400, {"error": {"message": "request too large", "type": "exceed_context_size_error"}}, ContextTooLong),
+        (400, {"object": "error", "message": "top_p must be in (0, 1]", "code": 400}, DataError),  # without a wrapper
+        (422, {"detail": "in this context: no"}, DataError),
+        (401, {"error": {"message": "Unauthorized"}}, EngineLost),
+        (503, {"error": {"message": "Loading model", "code": 503}}, Overloaded),
+        (500, "Internal Server Error", EngineLost),
+    ],
+)  # fmt: skip
+def test_refusals_of_other_servers_are_ours(status: int, body: Any, error: type[Exception]) -> None:
+    async def main() -> None:
+        headers = {"retry-after": "Sun, 22 Nov 2026 10:00:00 GMT"}
+        engine = await engine_for(lambda _: httpx.Response(status, json=body, headers=headers))
+        prompt = await engine.tokenize("m", "once")
+        with pytest.raises(error):
+            await anext(engine.submit(request("a", prompt, model="m")))
+        await engine.close()
+
+    run(main)
+
+
+def test_an_answer_that_was_begun_goes_on() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(json.loads(request.content))
+        return httpx.Response(200, stream=Stream([{"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]}]))
+
+    async def main() -> None:
+        engine = await engine_for(answer)
+        chat = [{"role": "user", "content": "count"}, {"role": "assistant", "content": "1, 2,"}]
+        for messages in (chat, chat[:1]):
+            await collect(engine, request("a", await engine.encode_chat("m", messages), model="m"))
+        assert seen[0]["continue_final_message"] and not seen[0]["add_generation_prompt"]
+        assert "continue_final_message" not in seen[1]
+        await engine.close()
+
+    run(main)
+
+
 def test_leaving_closes_the_connection() -> None:
     stream = Stream([{"choices": [{"index": 0, "text": "a"}]}] * 50)
 
@@ -140,5 +207,48 @@ def test_a_server_that_is_not_there_is_told_at_start() -> None:
         engine = UpstreamEngine("http://upstream.test/v1", transport=httpx.MockTransport(refuse))
         with pytest.raises(EngineLost):
             await engine.start()
+
+    run(main)
+
+
+def test_over_a_real_socket_death_is_told_and_a_cancel_is_seen() -> None:
+    """A server that speaks vLLM's recorded protocol for a while, then hangs up or waits to be left."""
+    first = b'data: {"id":"c1","object":"text_completion","choices":[{"index":0,"text":" Paris","logprobs":null}]}\n\n'
+    left: list[bool] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        if head.startswith(b"get /v1/models"):
+            body = b'{"object":"list","data":[{"id":"m","object":"model","max_model_len":64}]}'
+            writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        elif head.startswith(b"post /v1/completions"):
+            asked = json.loads(await reader.readexactly(int(head.split(b"content-length: ")[1].split()[0])))
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(first), first))
+            await writer.drain()
+            if asked["prompt"] == "wait":
+                left.append(await reader.read(1) == b"")
+            else:
+                writer.transport.abort()
+        else:
+            writer.write(b"HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async def main() -> None:
+        listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+        engine = UpstreamEngine(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1")
+        await engine.start()
+        events = await collect(engine, request("a", await engine.tokenize("m", "die"), model="m"))
+        assert text(events) == " Paris" and isinstance(events[-1], Failed) and events[-1].code == "engine_lost"
+        stream = engine.submit(request("b", await engine.tokenize("m", "wait"), model="m"))
+        seen = [await anext(stream), await anext(stream)]
+        await engine.cancel("b")
+        seen += [event async for event in stream]
+        assert reasons(seen) == {0: "cancelled"} and isinstance(seen[-1], Finished)
+        async with asyncio.timeout(10):
+            while not left:
+                await asyncio.sleep(0.01)
+        assert left == [True] and engine.info().slots_used == 0
+        await engine.close()
+        listening.close()
 
     run(main)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,11 +42,17 @@ class Answer:
         return Started(self.request.job, self.prompt_tokens)
 
     def take(self, line: str) -> list[Event]:
-        """What one chunk makes known."""
-        chunk = json.loads(line)
+        """What one line of data makes known; `[DONE]` is the end."""
+        if line.strip() == "[DONE]":
+            return self.whole()
+        try:
+            chunk = json.loads(line)
+        except ValueError:
+            return [self._failed("internal_error", f"the upstream server sent no JSON: {line[:100]}")]
         if error := chunk.get("error"):
             told = error if isinstance(error, dict) else {"message": str(error)}
-            return [Failed(self.request.job, str(told.get("code") or "engine_lost"), str(told.get("message", "")))]
+            code = str(told.get("code") or told.get("type") or "")  # some send HTTP's number, which says nothing
+            return [self._failed(code if code.isidentifier() else "internal_error", str(told.get("message", "")))]
         if usage := chunk.get("usage"):
             self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
             self.completion_tokens = usage.get("completion_tokens", self.completion_tokens)
@@ -54,8 +61,26 @@ class Answer:
             events += self._choice(choice)
         return events
 
+    def whole(self) -> list[Event]:
+        """The stream came to its own end, where every completion should have had one."""
+        if not self.live:
+            return self.end("stop")
+        missing = ", ".join(str(index) for index in sorted(self.live))
+        return [self._failed("internal_error", f"the upstream server ended its answer without completion {missing}")]
+
+    def broken(self) -> list[Event]:
+        """The stream stopped before its end."""
+        if not self.live:  # all is there but the last line
+            return self.end("stop")
+        return [self._failed("engine_lost", "the upstream server's answer broke off")]
+
+    def _failed(self, code: str, message: str) -> Event:
+        return Failed(self.request.job, code, message, retryable=code == "engine_lost")
+
     def _choice(self, choice: Mapping[str, Any]) -> list[Event]:
-        index, delta = int(choice.get("index", 0)), choice.get("delta") or {}
+        index, delta = int(choice.get("index") or 0), choice.get("delta") or {}
+        if index >= len(self.counts):
+            return []  # nobody asked for it
         text = choice.get("text") or delta.get("content") or ""
         if calls := delta.get("tool_calls"):
             text += "".join(f"<tool_call>{json.dumps(call['function'])}</tool_call>" for call in calls)
@@ -84,7 +109,8 @@ def _logprobs(told: Mapping[str, Any] | None) -> tuple[TokenLogprob, ...]:
     if content := told.get("content"):
         return tuple(
             TokenLogprob(item["token"], _bytes(item), -1, item["logprob"],
-                         tuple(TopToken(-1, top["token"], _bytes(top), top["logprob"]) for top in item["top_logprobs"]))
+                         tuple(TopToken(-1, top["token"], _bytes(top), top["logprob"])
+                               for top in item.get("top_logprobs") or ()))
             for item in content
         )  # fmt: skip
     tops = told.get("top_logprobs") or itertools.repeat({})
@@ -100,19 +126,44 @@ def _bytes(item: Mapping[str, Any]) -> bytes:
     return bytes(data) if data is not None else str(item["token"]).encode()
 
 
+TOO_LONG = re.compile(r"context (length|size|window)|maximum (input|sequence|model) (length|len)", re.IGNORECASE)
+
+
 def refusal(response: httpx.Response, model: str) -> Exception:
     """The server's error as one of ours."""
-    try:
-        told = response.json()["error"]
-        message, code = str(told.get("message", "")), str(told.get("code", ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message, code = response.text[:300], ""
+    message, code = _told(response)
     if response.status_code in (429, 503):
-        return Overloaded(found=message, retry_after=float(response.headers.get("retry-after", 1) or 1))
-    if code == "context_length_exceeded" or "context" in message.lower():
+        return Overloaded(found=message, retry_after=_seconds(response.headers.get("retry-after", "")))
+    if response.status_code in (401, 403):
+        hint = "is its key in $WUYA_UPSTREAM_KEY?"
+        return EngineLost("the upstream server does not let us in", found=message, hint=hint)
+    if code in ("context_length_exceeded", "exceed_context_size_error") or TOO_LONG.search(message):
         return ContextTooLong(prompt_tokens=0, max_tokens=0, context_length=0)
     if response.status_code == 404:
         return UnknownModel(model)
     if response.status_code >= 500:
         return EngineLost("the upstream server failed", found=message)
     return DataError("the upstream server refuses this request", found=message)
+
+
+def _told(response: httpx.Response) -> tuple[str, str]:
+    """Message and code of an error: OpenAI's form, that form without its wrapper, FastAPI's `detail`, or plain text."""
+    try:
+        data = response.json()
+    except ValueError:
+        return response.text[:300], ""
+    told = data.get("error", data) if isinstance(data, dict) else data
+    if not isinstance(told, dict):
+        return str(told)[:300], ""
+    code = str(told.get("code") or "")
+    return str(told.get("message") or told.get("detail") or "")[:300], code if code.isidentifier() else str(
+        told.get("type") or ""
+    )
+
+
+def _seconds(retry_after: str) -> float:
+    """Of the header, which may also be a date."""
+    try:
+        return max(0.1, float(retry_after))
+    except ValueError:
+        return 1.0

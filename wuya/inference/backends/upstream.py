@@ -118,6 +118,8 @@ class UpstreamEngine:
         """Ids that stand for the chat; the server applies its own template."""
         self._need(model)
         body: dict[str, Any] = {"messages": [dict(message) for message in messages]}
+        if messages and messages[-1].get("role") == "assistant" and not messages[-1].get("tool_calls"):
+            body |= {"continue_final_message": True, "add_generation_prompt": False}  # vLLM's; llama-server needs none
         if tools:
             body["tools"] = [dict(tool) for tool in tools]
         return await self._keep(body, await self._count("\n".join(str(m.get("content") or "") for m in messages)))
@@ -208,7 +210,7 @@ class UpstreamEngine:
                     yield Failed(request.job, getattr(item, "code", "engine_lost"), str(item), retryable=True)
                     return
                 else:
-                    events = answer.end("length") if item is None else answer.take(item)
+                    events = answer.broken() if item is None else answer.take(item)
                     events = events if begun else [answer.started(), *events]
                 begun = True
                 for event in events:
@@ -231,7 +233,7 @@ class UpstreamEngine:
                     return
                 lines.put_nowait("{}")  # it was accepted
                 async for line in response.aiter_lines():
-                    if line.startswith("data:") and line[5:].strip() not in ("", "[DONE]"):
+                    if line.startswith("data:") and line[5:].strip():
                         lines.put_nowait(line[5:])
             lines.put_nowait(None)
         except httpx.HTTPError as error:
