@@ -24,3 +24,21 @@ def test_a_page_loads_in_a_real_browser(live_server: Any, page: Any) -> None:
     page.get_by_role("heading", name="There is nothing here").wait_for()
     page.keyboard.press("?")
     page.get_by_role("dialog").wait_for()
+
+
+def test_a_shortcut_gets_another_key(live_server: Any, page: Any) -> None:
+    page.goto(live_server.url + "/nowhere")
+    page.get_by_role("heading", name="There is nothing here").wait_for()
+    page.keyboard.press("?")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Go to or do anything").click()
+    page.keyboard.press("?")
+    dialog.get_by_text("? is taken").wait_for()
+    dialog.get_by_role("button", name="Go to or do anything").click()
+    page.keyboard.press("g")
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")
+    page.keyboard.press("Control+k")
+    assert dialog.count() == 0
+    page.keyboard.press("g")
+    page.get_by_role("combobox").wait_for()

@@ -91,7 +91,7 @@ const focused = (act) => () => (app.view.current?.node.querySelector(`[data-act=
 const lastPair = () => [...app.view.pairs.values()].filter((pair) => pair.node.isConnected && !pair.comparison.outcome).at(-1);
 const vote = (outcome) => ({ keys: { left: "1", right: "2", tie: "3", both_bad: "4" }[outcome], label: `chat.vote_${outcome}`, when: () => Boolean(lastPair()?.ready), run: () => void lastPair().vote(outcome) });
 shortcuts("chat.keys", [
-  ...[["Enter", "chat.send"], ["Shift+Enter", "chat.newline"], ["ArrowUp", "chat.edit_last"]].map(([keys, label]) => ({ keys, label, when: () => false, run: () => false })), // the composer's own
+  ...[["Enter", "chat.send"], ["Shift+Enter", "chat.newline"], ["ArrowUp", "chat.edit_last"]].map(([keys, label]) => ({ keys, label, fixed: true, when: () => false, run: () => false })), // the composer's own
   { keys: "Mod+Shift+O", label: "chat.new_chat", run: newChat },
   { keys: "/", label: "chat.focus_message", run: () => app.composer.focus() },
   { keys: "Escape", label: "chat.stop", when: () => document.body.classList.contains("history-open") || app.busy, run: () => (document.body.classList.contains("history-open") ? app.showHistory(false) : app.answers.stop()) },
