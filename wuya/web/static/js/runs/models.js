@@ -131,7 +131,7 @@ function draw() {
       const row = byAlias[name];
       const live = registry.serving[name];
       return h("section", { class: "card stack" }, h("div", { class: "row" }, h("h3", { class: "wrap" }, name), h("span", { class: "spacer" }), h("span", { class: name in registry.serving ? "badge good" : "badge" }, h("span", { class: "dot" }), t(name in registry.serving ? "runs.live" : "runs.not_loaded"))),
-        h("p", { class: "muted small wrap" }, row?.version || live || ""),
+        h("p", { class: "muted small wrap" }, row?.version || registry.versions.find((version) => version.path === live)?.name || live || ""),
         row?.active_version_id ? opinions(row.active_version_id) : null,
         row?.canary_version_id ? canaryCard(row, keeper) : null,
         keeper && row?.history.length && !row.canary_version_id ? h("div", {}, h("button", { type: "button", class: "button small", onclick: () => rollBack(row) }, icon("undo"), t("runs.roll_back"))) : null);
