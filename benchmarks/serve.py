@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ def main() -> None:
     for kind in (url, inprocess, compare):
         kind.add_argument("--no_logprobs", action="store_true", help="smaller events, but lost tokens are not noticed")
     compare.add_argument("--pairs", type=int, default=3)
+    compare.add_argument("--alone_seconds", type=float, default=0, help="in process; default: as long as served")
     compare.add_argument("--engine", default="process")
     compare.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     for kind, streams, seconds in ((fake, 100, 30), (url, 32, 60), (inprocess, 32, 60), (compare, 32, 60)):
@@ -198,17 +200,19 @@ async def chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 async def run_url(arguments: argparse.Namespace) -> dict[str, Any]:
     """A server that runs already."""
-    import urllib.request
-
-    asked = urllib.request.Request(arguments.url + "/v1/models", headers={"authorization": f"Bearer {arguments.key}"})
-    with urllib.request.urlopen(asked, timeout=10) as answer:
-        models = [model["id"] for model in json.load(answer)["data"]]
-    model = arguments.model or models[0]
+    model = arguments.model or models_of(arguments.url, arguments.key)[0]
     tally = Tally()
     took = await run_streams(
         arguments, arguments.url, tally, model=model, key=arguments.key, logprobs=not arguments.no_logprobs
     )
     return {"model": model} | tally.report(took)
+
+
+def models_of(url: str, key: str = "none") -> list[str]:
+    """What a server offers; waits while it loads them."""
+    asked = urllib.request.Request(url + "/v1/models", headers={"authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(asked, timeout=300) as answer:
+        return [model["id"] for model in json.load(answer)["data"]]
 
 
 async def run_fake(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -309,9 +313,11 @@ async def run_inprocess(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run_compare(arguments: argparse.Namespace) -> None:
     """Served and in process in turn; a warm-up is not needed, each side starts its processes anew."""
-    options = ["--streams", str(arguments.streams), "--seconds", str(arguments.seconds)]
-    options += ["--max_tokens", str(arguments.max_tokens)] + ["--no_logprobs"] * arguments.no_logprobs
+    options = ["--streams", str(arguments.streams), "--max_tokens", str(arguments.max_tokens)]
+    options += ["--no_logprobs"] * arguments.no_logprobs
     alone = [sys.executable, __file__, "inprocess", arguments.model, "--quantize", arguments.quantize, *options]
+    alone += ["--seconds", str(arguments.alone_seconds or arguments.seconds)]
+    options += ["--seconds", str(arguments.seconds)]
     found: dict[str, list[dict[str, Any]]] = {"served": [], "inprocess": []}
     for number in range(arguments.pairs):
         found["served"].append(load_a_server(arguments, options))
@@ -348,6 +354,7 @@ def load_a_server(arguments: argparse.Namespace, options: list[str]) -> dict[str
             server = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
         try:
             asyncio.run(_until_it_listens(port))
+            models_of(f"http://127.0.0.1:{port}")
             processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
             before = [sum(process.cpu_times()[:2]) for process in processes]
             client = [sys.executable, __file__, "url", f"http://127.0.0.1:{port}", *options]
