@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from benchmarks.common import alternate, finish, parser_of, row_of
@@ -41,9 +42,7 @@ def main() -> None:
             out = Path(tempfile.mkdtemp(dir=folder)) / "shards"
             return wuya("prepare", "--inputs", str(file), "--tokenizer", str(folder / "tokenizer"), "--out", str(out))
 
-        rounds = alternate(
-            {size: (lambda file=file: side(file)) for size, file in files.items()}, pairs=arguments.pairs
-        )
+        rounds = alternate({size: partial(side, file) for size, file in files.items()}, pairs=arguments.pairs)
         rows = []
         for size, file in files.items():
             only = type(rounds)({size: rounds.wall[size]}, {size: rounds.cpu[size]}, {size: rounds.figures[size]},

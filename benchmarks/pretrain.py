@@ -131,7 +131,8 @@ def transformers_twin(
         for path, parameter in nano.named_parameters():
             transposed = ".c_" in path
             model.transformer.get_parameter(path).copy_(parameter.T if transposed else parameter)
-    return model.train()
+    model.train()
+    return model
 
 
 def next_batch(generator: torch.Generator, vocab_size: int, arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:

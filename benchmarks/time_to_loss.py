@@ -114,7 +114,7 @@ def windows_of(train_N: Tensor, count: int, generator: torch.Generator) -> tuple
 @torch.no_grad()
 def held_out_loss(nats: Callable[[Tensor, Tensor], Tensor], windows: Tensor) -> float:
     """Nats a token."""
-    parts = [float(nats(part[:, :-1].contiguous(), part[:, 1:].contiguous())) for part in windows.split(64)]
+    parts = [float(nats(part[:, :-1].contiguous(), part[:, 1:].contiguous())) for part in torch.split(windows, 64)]
     return sum(parts) / windows[:, 1:].numel()
 
 

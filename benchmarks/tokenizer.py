@@ -109,7 +109,7 @@ def train_tokenizers(documents: list[str], vocab_size: int) -> Backend:
 
 def train_rustbpe(documents: list[str], vocab_size: int):  # type: ignore[no-untyped-def]
     """nanochat's trainer."""
-    import rustbpe
+    import rustbpe  # type: ignore[import-not-found]
 
     tokenizer = rustbpe.Tokenizer()
     tokenizer.train_from_iterator(iter(documents), vocab_size, pattern=PATTERN)
