@@ -160,7 +160,8 @@ def group_side(method: str, folder: Path, settings: dict[str, Any]) -> Side:
     reference = copy.deepcopy(policy).requires_grad_(False).eval()
     prompts = settings["prompts"][: settings["episodes"] // GROUP]
     config = GRPOConfig(
-        algorithm="rloo" if method == "rloo" else "grpo", policy=folder, reward="", prompts=folder, out=folder, group_size=GROUP,
+        algorithm="rloo" if method == "rloo" else "grpo", policy=folder, reward="", prompts=folder, out=folder,
+        group_size=GROUP,
         rollout_batch_size=settings["episodes"], minibatch_size=settings["episodes"], microbatch_tokens=tokens,
         learning_rate=LEARNING_RATE, kl_coef=KL_COEF, warmup_updates=0, max_tokens=settings["new_tokens"],
     )  # fmt: skip
