@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 from wuya.feedback.database import reading, writing
 from wuya.feedback.store import FeedbackStore
 from wuya.web import audit
-from wuya.web.accounts import flows, store
+from wuya.web.accounts import flows, store, totp
 from wuya.web.service import Service
 from wuya.web.tables import AuditRow, ChatMessage, Conversation, Share
 
@@ -218,6 +218,58 @@ def test_links_for_everybody_can_be_switched_off(client: TestClient, service: Se
     assert client.get("/api/shares/s").status_code == 404 and client.get("/s/s").status_code == 404
     assert client.post("/api/conversations/c/share", json={}).json()["code"] == "sharing_off"
     assert client.get("/api/chat/config").json()["sharing"] is False
+
+
+def test_a_second_factor(client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up(client, service)
+    user = join(client, "bo@example.org")
+    clock = [1_700_000_000.0]
+    monkeypatch.setattr("wuya.web.accounts.totp.time.time", lambda: clock[0])
+    offered = user.post("/api/auth/totp/begin").json()
+    assert offered["uri"].startswith("otpauth://totp/wuya:bo?secret=") and not user.get("/api/me").json()["totp"]
+    secret = totp.read_secret(offered["secret"])
+    assert secret is not None
+
+    def code() -> str:
+        return totp.code_at(secret, int(clock[0]) // 30)
+
+    wrong = {"secret": offered["secret"], "code": "000000" if code() != "000000" else "000001"}
+    assert user.post("/api/auth/totp/enable", json=wrong).json()["code"] == "wrong_code"
+    assert user.post("/api/auth/totp/enable", json=wrong | {"code": code()}).status_code == 204
+    assert user.get("/api/me").json()["totp"]
+    with reading(service.database) as connection:
+        kept = store.user_by_email(connection, "bo@example.org")["totp_secret_enc"]  # type: ignore[index]
+    assert offered["secret"] not in kept and secret.hex() not in kept
+    body = {"email": "bo@example.org", "password": PASSWORD}
+    stranger = TestClient(client.app, base_url=str(client.base_url), follow_redirects=False)
+    assert stranger.post("/api/auth/login", json=body).json()["code"] == "code_needed"
+    used = stranger.post("/api/auth/login", json=body | {"code": code()})
+    assert used.json()["code"] == "wrong_code", "it was used to switch the factor on"
+    clock[0] += 30
+    form = stranger.post("/login", data=body, headers={"accept": "text/html"})
+    assert form.status_code == 401 and 'name="code"' in form.text, "also without scripts"
+    assert stranger.post("/login", data=body | {"code": code()}).headers["location"] == "/"
+    clock[0] += 30
+    assert user.post("/api/auth/totp/disable", json={"password": "wrong"}).json()["code"] == "wrong_password"
+    link = client.post(f"/api/admin/users/{user.get('/api/me').json()['id']}/reset").json()["link"]
+    reset = {"token": link.partition("#")[2], "password": "another long password"}
+    assert stranger.post("/api/auth/password/reset", json=reset).status_code == 204, "the phone is lost"
+    assert not stranger.get("/api/me").json()["totp"]
+
+
+def test_codes_are_those_of_rfc_6238_and_sealed_secrets_are_whole_or_nothing() -> None:
+    secret = b"12345678901234567890"
+    for at, code in ((59, "287082"), (1111111109, "081804"), (1234567890, "005924"), (20000000000, "353130")):
+        assert totp.code_at(secret, at // 30) == code
+        factor = totp.accepted(totp.Factor(secret), code, at=at)
+        assert factor is not None and totp.accepted(factor, code, at=at) is None, "once"
+        assert totp.accepted(totp.Factor(secret), code, at=at + 90) is None, "too late"
+    sealed = totp.seal(totp.Factor(secret, 7), b"key")
+    assert totp.unseal(sealed, b"key") == totp.Factor(secret, 7)
+    assert (
+        totp.unseal(sealed, b"other") is None and totp.unseal(sealed.replace('"step": 7', '"step": 6'), b"key") is None
+    )
+    assert totp.unseal("", b"key") is None and totp.read_secret("no secret!") is None
 
 
 def test_the_audit_log_shows_what_was_done_and_that_it_was_changed(client: TestClient, service: Service) -> None:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from wuya.feedback.database import reading, writing
 from wuya.web import audit
-from wuya.web.accounts import passwords, store
+from wuya.web.accounts import passwords, store, totp
 from wuya.web.accounts.auth import Viewer, cookie_name, ip_prefix, viewer_of_row
 from wuya.web.errors import ApiError
 from wuya.web.operations.metrics import metrics_of
@@ -70,8 +70,11 @@ def need_accounts(service: Service) -> None:
         raise ApiError(404, "no_accounts", "this service has a single user; start it with --accounts for more")
 
 
-def sign_in(request: Request, email: str, password: str) -> str:
-    """Check a password; the new session's cookie. The same words and time for a wrong address and a wrong password."""
+def sign_in(request: Request, email: str, password: str, code: str = "") -> str:
+    """Check a password and, where there is one, the second factor; the new session's cookie.
+
+    The same words and time for a wrong address and a wrong password.
+    """
     service = service_of(request)
     need_accounts(service)
     throttle, network = throttle_of(service), ip_prefix(request)
@@ -86,8 +89,63 @@ def sign_in(request: Request, email: str, password: str) -> str:
         throttle.failed(email, network)
         metrics_of(service).login_failures.inc()
         raise ApiError(401, "wrong_password", "the address or the password is wrong")
+    if row["totp_secret_enc"] and not code:
+        raise ApiError(401, "code_needed", "type the six digits that your authenticator app shows", param="code")
+    if row["totp_secret_enc"] and not _use_code(service, row["id"], code):
+        throttle.failed(email, network)
+        metrics_of(service).login_failures.inc()
+        raise ApiError(401, "wrong_code", "the six digits are wrong, or were used before", param="code")
     throttle.succeeded(email, network)
     return _start(request, row["id"], "login")
+
+
+def _use_code(service: Service, user_id: str, code: str) -> bool:
+    """Whether a code is right; then it never is again."""
+    with writing(service.database) as connection:
+        row = store.user(connection, user_id, lock=True)
+        factor = totp.unseal(row["totp_secret_enc"] or "", service.settings.secret) if row else None
+        used = totp.accepted(factor, code) if factor else None
+        if used is not None:
+            store.change_user(connection, user_id, totp_secret_enc=totp.seal(used, service.settings.secret))
+        return used is not None
+
+
+def enable_totp(request: Request, viewer: Viewer, secret: str, code: str) -> None:
+    """Switch the second factor on, once the person's app shows the right digits."""
+    service = service_of(request)
+    need_accounts(service)
+    known = totp.read_secret(secret)
+    used = totp.accepted(totp.Factor(known), code) if known else None
+    if used is None:
+        raise ApiError(422, "wrong_code", "the six digits are wrong; is the phone's clock right?", param="code")
+    with writing(service.database) as connection:
+        store.change_user(connection, viewer.user_id, totp_secret_enc=totp.seal(used, service.settings.secret))
+        audit.record(connection, service, "totp.enable", viewer=viewer, request=request)
+
+
+def disable_totp(request: Request, viewer: Viewer, password: str) -> None:
+    """Switch it off; a browser that was left open is not enough."""
+    service = service_of(request)
+    need_accounts(service)
+    _confirm_password(request, viewer, password)
+    with writing(service.database) as connection:
+        store.change_user(connection, viewer.user_id, totp_secret_enc=None)
+        audit.record(connection, service, "totp.disable", viewer=viewer, request=request)
+
+
+def _confirm_password(request: Request, viewer: Viewer, password: str) -> Any:
+    """The user's row, if this is the password. Raises: ApiError 403, 429."""
+    service = service_of(request)
+    throttle, network = throttle_of(service), ip_prefix(request)
+    wait = throttle.wait(viewer.user_id, network)
+    if wait > 0:
+        raise ApiError(429, "too_many_logins", "too many wrong passwords; wait a little", retry_after=wait)
+    with reading(service.database) as connection:
+        row = store.user(connection, viewer.user_id)
+    if row is None or not passwords.matches(row["password_hash"], password):
+        throttle.failed(viewer.user_id, network)
+        raise ApiError(403, "wrong_password", "the password is wrong", param="old")
+    return row
 
 
 def _start(request: Request, user_id: str, action: str) -> str:
@@ -185,7 +243,8 @@ def reset_password(request: Request, token: str, password: str) -> str:
         row = store.user(connection, link["user_id"])
         if row is None or row["status"] not in ("active", "invited"):
             raise ApiError(403, "link_over", "this account can't be used")
-        store.change_user(connection, row["id"], password_hash=hashed, status="active")
+        factor_off = {"totp_secret_enc": None}  # an admin made the link for somebody who lost the phone, perhaps
+        store.change_user(connection, row["id"], password_hash=hashed, status="active", **factor_off)
         store.end_sessions(connection, row["id"])
         audit.record(connection, service, "password.reset", request=request, object="user", object_id=row["id"])
     return _start(request, row["id"], "login")
@@ -195,15 +254,7 @@ def change_password(request: Request, viewer: Viewer, old: str, new: str) -> Non
     """Change one's own password; other browsers are signed out."""
     service = service_of(request)
     need_accounts(service)
-    throttle, network = throttle_of(service), ip_prefix(request)
-    wait = throttle.wait(viewer.user_id, network)
-    if wait > 0:
-        raise ApiError(429, "too_many_logins", "too many wrong passwords; wait a little", retry_after=wait)
-    with reading(service.database) as connection:
-        row = store.user(connection, viewer.user_id)
-    if row is None or not passwords.matches(row["password_hash"], old):
-        throttle.failed(viewer.user_id, network)
-        raise ApiError(403, "wrong_password", "the old password is wrong", param="old")
+    row = _confirm_password(request, viewer, old)
     passwords.check_new(new, email=row["email_ci"] or "")
     hashed = passwords.hash_password(new)
     with writing(service.database) as connection:

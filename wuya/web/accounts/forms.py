@@ -67,7 +67,9 @@ async def login(request: Request) -> Response:
     """Sign in."""
     form = await form_of(request)
     target = safe_next(form.get("next", "/"))
-    return await _submit(request, "login", form, target, flows.sign_in, form.get("email", ""), form.get("password", ""))
+    return await _submit(
+        request, "login", form, target, flows.sign_in, *(form.get(name, "") for name in ("email", "password", "code"))
+    )
 
 
 @router.post("/setup")

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from wuya.feedback.database import reading, writing
 from wuya.web import audit, i18n
-from wuya.web.accounts import admin, flows, forms, store
+from wuya.web.accounts import admin, flows, forms, store, totp
 from wuya.web.accounts.auth import Viewer, current_viewer, require
 from wuya.web.errors import ApiError
 from wuya.web.pages import THEMES
@@ -31,6 +31,25 @@ class Credentials(Body):
     """Address and password."""
 
     email: Text
+    password: Text
+
+
+class Login(Credentials):
+    """With the six digits, where a second factor is on."""
+
+    code: Text = ""
+
+
+class NewFactor(Body):
+    """The secret that was offered, and what the app shows for it."""
+
+    secret: Text
+    code: Text
+
+
+class Password(Body):
+    """To confirm."""
+
     password: Text
 
 
@@ -82,9 +101,9 @@ def signed_in(request: Request, cookie: str) -> Response:
 
 
 @router.post("/auth/login", status_code=204)
-def login(request: Request, body: Credentials) -> Response:
-    """Sign in."""
-    return signed_in(request, flows.sign_in(request, body.email, body.password))
+def login(request: Request, body: Login) -> Response:
+    """Sign in; `code_needed` asks for the second factor."""
+    return signed_in(request, flows.sign_in(request, body.email, body.password, body.code))
 
 
 @router.post("/auth/logout", status_code=204)
@@ -109,6 +128,26 @@ def join(request: Request, body: Join) -> Response:
     return signed_in(request, flows.join(request, body.token, body.model_dump()))
 
 
+@router.post("/auth/totp/begin")
+def begin_totp(service: ServiceNow, viewer: Me) -> dict[str, str]:
+    """A secret for an authenticator app; nothing changes before `enable`."""
+    flows.need_accounts(service)
+    secret = totp.new_secret()
+    return {"secret": secret, "uri": totp.uri(secret, viewer.name)}
+
+
+@router.post("/auth/totp/enable", status_code=204)
+def enable_totp(request: Request, body: NewFactor, viewer: Me) -> None:
+    """Switch the second factor on."""
+    flows.enable_totp(request, viewer, body.secret, body.code)
+
+
+@router.post("/auth/totp/disable", status_code=204)
+def disable_totp(request: Request, body: Password, viewer: Me) -> None:
+    """Switch it off."""
+    flows.disable_totp(request, viewer, body.password)
+
+
 @router.post("/auth/password/reset", status_code=204)
 def reset(request: Request, body: Reset) -> Response:
     """Set a new password with the secret of a reset link."""
@@ -123,7 +162,12 @@ def me(request: Request, viewer: Me) -> dict[str, Any]:
         row = store.user(connection, viewer.user_id)
         offered = store.setting(connection, "ask_data_use", True)
     assert row is not None
-    more = {"email": row["email_ci"], "prefs": row["prefs"], "created_at": row["created_at"]}
+    more = {
+        "email": row["email_ci"],
+        "prefs": row["prefs"],
+        "created_at": row["created_at"],
+        "totp": bool(row["totp_secret_enc"]),
+    }
     return viewer.public() | more | {"data_use_offered": offered}
 
 

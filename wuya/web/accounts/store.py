@@ -38,9 +38,10 @@ def ensure_single_user(connection: Connection, name: str) -> str:
     return str(found)
 
 
-def user(connection: Connection, id: str) -> RowMapping | None:
-    """A user by id."""
-    return connection.execute(select(User.__table__).where(User.id == id)).mappings().first()
+def user(connection: Connection, id: str, *, lock: bool = False) -> RowMapping | None:
+    """A user by id; `lock` the row against other writers."""
+    query = select(User.__table__).where(User.id == id)
+    return connection.execute(query.with_for_update() if lock else query).mappings().first()
 
 
 def user_by_email(connection: Connection, email: str) -> RowMapping | None:

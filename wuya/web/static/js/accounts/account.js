@@ -1,7 +1,7 @@
 // One's own account: profile, what chats may be used for, password, signed-in browsers, deletion.
 
 import { api } from "../api.js";
-import { confirmDialog, promptDialog, toast } from "../dialog.js";
+import { confirmDialog, openDialog, promptDialog, toast } from "../dialog.js";
 import { $, boot, fill, h, url } from "../dom.js";
 import { date, load, relative, t } from "../i18n.js";
 import { singleKeys } from "../keys.js";
@@ -61,6 +61,49 @@ function password() {
   return h("section", { class: "card" }, h("h2", {}, t("accounts.password")), form);
 }
 
+const explain = (error) => toast(t(`accounts.error_${error.code}`).startsWith("accounts.") ? error.message : t(`accounts.error_${error.code}`), { kind: "bad" });
+
+/** The second factor: shown as a secret to type, for there is no picture of it that we could draw without more code. */
+function factor() {
+  const place = h("section", { class: "card" });
+  const draw = () => fill(place, h("h2", {}, t("accounts.totp")), h("p", { class: "muted" }, t(me.totp ? "accounts.totp_on" : "accounts.totp_off")),
+    h("div", {}, h("button", { type: "button", class: "button", dataset: { act: "totp" }, onclick: me.totp ? off : on }, t(me.totp ? "accounts.totp_disable" : "accounts.totp_enable"))));
+  const done = (totp) => {
+    me = { ...me, totp };
+    draw();
+    toast(t("common.saved"), { kind: "good", ms: 2000 });
+  };
+  async function on() {
+    try {
+      const { secret, uri } = await api.post("/api/auth/totp/begin");
+      const code = h("input", { class: "input mono", inputmode: "numeric", autocomplete: "one-time-code", maxlength: 10, autofocus: true });
+      const typed = await openDialog({
+        title: t("accounts.totp"),
+        body: () => [h("p", {}, t("accounts.totp_hint")), h("p", { class: "mono wrap", dataset: { secret } }, secret.match(/.{4}/g).join(" ")), h("p", { class: "muted small mono wrap" }, uri),
+          h("label", { class: "field" }, h("span", { class: "field-label" }, t("accounts.totp_code")), code)],
+        actions: (close) => h("button", { type: "submit", class: "button primary", onclick: () => close(code.value) }, t("accounts.totp_enable")),
+      });
+      if (!typed) return;
+      await api.post("/api/auth/totp/enable", { secret, code: typed });
+      done(true);
+    } catch (error) {
+      explain(error);
+    }
+  }
+  async function off() {
+    const typed = await promptDialog({ title: t("accounts.totp_disable"), label: t("accounts.password"), type: "password", action: t("accounts.totp_disable") });
+    if (!typed) return;
+    try {
+      await api.post("/api/auth/totp/disable", { password: typed });
+      done(false);
+    } catch (error) {
+      explain(error);
+    }
+  }
+  draw();
+  return place;
+}
+
 const list = h("div", {});
 async function drawSessions() {
   const { items } = await api.get("/api/me/sessions");
@@ -88,6 +131,7 @@ async function remove() {
 
 fill(root, profile(), me.data_use_offered ? consent() : null, ...(boot.accounts ? [
   password(),
+  factor(),
   h("section", { class: "card" }, h("h2", {}, t("accounts.sessions")), list,
     h("div", {}, h("button", { type: "button", class: "button", onclick: async () => {
       if (!(await confirmDialog({ title: t("accounts.sign_out_others"), text: t("accounts.sign_out_others_hint"), action: t("common.sign_out") }))) return;
