@@ -152,10 +152,11 @@ class Desk:
         return id
 
     async def _rates(self, key: KeyRecord, tokens: int) -> Verdict:
-        limits = {"rpm": key.rpm, "tpm": key.tpm}
-        if self._shares_limits and (key.rpm or key.tpm):
-            return await run_in_threadpool(shared_limits.admit, self.service.database, key.id, tokens=tokens, **limits)
-        return self.limiter.admit(key.id, tokens=tokens, **limits)
+        rpm, tpm = key.rpm, key.tpm
+        if self._shares_limits and (rpm or tpm):
+            database = self.service.database
+            return await run_in_threadpool(shared_limits.admit, database, key.id, rpm=rpm, tpm=tpm, tokens=tokens)
+        return self.limiter.admit(key.id, rpm=rpm, tpm=tpm, tokens=tokens)
 
     @property
     def _shares_limits(self) -> bool:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, case, func, insert, select, update
 
@@ -113,6 +113,13 @@ def register(service: Service, run: str, viewer: Viewer, *, note: str = "") -> d
         return next(version for version in versions(connection) if version["id"] == id)
 
 
+class Canary(NamedTuple):
+    """A version on trial, and its share of the chats."""
+
+    version_id: str
+    percent: int
+
+
 def point(
     service: Service, alias: str, version_id: str, viewer: Viewer, *, before: str | None, rolled_back: bool = False
 ) -> dict[str, Any]:
@@ -136,19 +143,20 @@ def point(
 
 
 def point_canary(
-    service: Service, alias: str, version_id: str | None, percent: int, viewer: Viewer, *, active: str | None
+    service: Service, alias: str, canary: Canary | None, viewer: Viewer, *, active: str | None
 ) -> dict[str, Any]:
-    """Give an alias a canary with a share of its chats, or (None, 0) take it away.
+    """Give an alias a canary with a share of its chats, or (None) take it away.
 
     Args:
         active: what the alias answers with, for an alias that the registry does not know yet.
     """
     with writing(service.database) as connection:
         before = (alias_row(connection, alias) or {}).get("canary_version_id")
-        values = {"active_version_id": active, "canary_version_id": version_id, "canary_pct": percent}
+        id, percent = canary or (None, 0)
+        values = {"active_version_id": active, "canary_version_id": id, "canary_pct": percent}
         _set_alias(connection, alias, values)
         _mark_states(connection, before)
-        diff = {"alias": alias, "version": version_id or before, "percent": percent}
+        diff = {"alias": alias, "version": id or before, "percent": percent}
         audit.record(connection, service, "model.canary", viewer=viewer, object="model", object_id=alias, diff=diff)
     return _changed(service, alias)
 

@@ -75,8 +75,8 @@ async def set_canary(service: Service, alias: str, version_id: str | None, perce
         version, _ = await run_in_threadpool(_look, service, alias, wanted)
         if wanted != running or not _is_loaded(service, canary_of(alias), version):
             await load(service, canary_of(alias), version)
-    share = (wanted, percent) if percent else (None, 0)
-    changed = await run_in_threadpool(registry.point_canary, service, alias, *share, viewer, active=active)
+    share = registry.Canary(wanted, percent) if percent else None
+    changed = await run_in_threadpool(registry.point_canary, service, alias, share, viewer, active=active)
     if not percent:
         await _unload_canary(service, alias, wanted)
     return changed
