@@ -146,6 +146,7 @@ def test_an_answer_that_is_not_whole_is_a_failure_not_a_short_answer(stream: Str
          ContextTooLong),  # vLLM
         (400, {"error": {"message": "request too large", "type": "exceed_context_size_error"}}, ContextTooLong),
         (400, {"object": "error", "message": "top_p must be in (0, 1]", "code": 400}, DataError),  # without a wrapper
+        (400, {"error": {"message": "max_tokens=50 cannot be greater than max_model_len=8."}}, ContextTooLong),
         (422, {"detail": "in this context: no"}, DataError),
         (401, {"error": {"message": "Unauthorized"}}, EngineLost),
         (503, {"error": {"message": "Loading model", "code": 503}}, Overloaded),
@@ -157,8 +158,33 @@ def test_refusals_of_other_servers_are_ours(status: int, body: Any, error: type[
         headers = {"retry-after": "Sun, 22 Nov 2026 10:00:00 GMT"}
         engine = await engine_for(lambda _: httpx.Response(status, json=body, headers=headers))
         prompt = await engine.tokenize("m", "once")
-        with pytest.raises(error):
+        with pytest.raises(error) as raised:
             await anext(engine.submit(request("a", prompt, model="m")))
+        if isinstance(raised.value, ContextTooLong):
+            assert (raised.value.max_tokens, raised.value.context_length) == (16, 77)
+        with pytest.raises(ContextTooLong):  # known before it is sent
+            await anext(engine.submit(request("b", prompt, model="m", max_tokens=77)))
+        await engine.close()
+
+    run(main)
+
+
+def test_chats_are_counted_by_the_server_and_missing_embeddings_are_said() -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"data": [{"id": "m"}]})
+        if request.url.path == "/tokenize" and "messages" in json.loads(request.content):  # as vLLM
+            return httpx.Response(200, json={"count": 34, "max_model_len": 1024, "tokens": [1] * 34})
+        return httpx.Response(404, json={"detail": "Not Found"})
+
+    async def main() -> None:
+        engine = UpstreamEngine("http://upstream.test/v1", transport=httpx.MockTransport(handle))
+        await engine.start()
+        assert len(await engine.encode_chat("m", [{"role": "user", "content": "Name three rivers."}])) == 34
+        prompt = await engine.tokenize("m", "once upon")
+        assert len(prompt) == 3  # estimated
+        with pytest.raises(Unsupported, match="embeddings"):
+            await engine.embed("m", [prompt])
         await engine.close()
 
     run(main)

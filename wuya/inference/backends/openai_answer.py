@@ -126,7 +126,9 @@ def _bytes(item: Mapping[str, Any]) -> bytes:
     return bytes(data) if data is not None else str(item["token"]).encode()
 
 
-TOO_LONG = re.compile(r"context (length|size|window)|maximum (input|sequence|model) (length|len)", re.IGNORECASE)
+TOO_LONG = re.compile(
+    r"context (length|size|window)|max_model_len|maximum (input|sequence|model) (length|len)", re.IGNORECASE
+)
 
 
 def refusal(response: httpx.Response, model: str) -> Exception:

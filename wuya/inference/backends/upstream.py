@@ -18,6 +18,7 @@ import httpx
 
 from wuya.inference.backends.openai_answer import Answer, refusal
 from wuya.inference.backends.protocol import (
+    ContextTooLong,
     EngineInfo,
     EngineLost,
     Event,
@@ -110,7 +111,7 @@ class UpstreamEngine:
     async def tokenize(self, model: str, text: str) -> list[int]:
         """As many ids as the text has tokens, as far as is known; the first one stands for the text."""
         self._need(model)
-        return await self._keep(text, await self._count(text))
+        return await self._keep(text, await self._count(text, {"model": model, "content": text, "prompt": text}))
 
     async def encode_chat(
         self, model: str, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
@@ -122,7 +123,8 @@ class UpstreamEngine:
             body |= {"continue_final_message": True, "add_generation_prompt": False}  # vLLM's; llama-server needs none
         if tools:
             body["tools"] = [dict(tool) for tool in tools]
-        return await self._keep(body, await self._count("\n".join(str(m.get("content") or "") for m in messages)))
+        text = "\n".join(str(message.get("content") or "") for message in messages)
+        return await self._keep(body, await self._count(text, {"model": model, "content": text, **body}))
 
     async def decode(self, model: str, ids: Sequence[int]) -> str:
         """The text that ids of `tokenize` stand for."""
@@ -136,11 +138,12 @@ class UpstreamEngine:
             del self._prompts[next(iter(self._prompts))]
         return [number] + [0] * (max(1, count) - 1)
 
-    async def _count(self, text: str) -> int:
+    async def _count(self, text: str, body: Mapping[str, Any]) -> int:
+        """llama-server's `/tokenize` reads `content`, vLLM's `prompt` or, with its chat template, `messages`."""
         assert self._client is not None
         root = self.base_url.removesuffix("/v1")
         try:
-            answer = await self._client.post(f"{root}/tokenize", json={"content": text, "prompt": text})
+            answer = await self._client.post(f"{root}/tokenize", json=body)
             data = answer.json() if answer.status_code == 200 else {}
             return int(data.get("count") or len(data["tokens"]))
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
@@ -151,6 +154,8 @@ class UpstreamEngine:
     async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """See `protocol`. The first event comes when the server has accepted; what it says before is a refusal."""
         self._need(request.model)
+        if request.params.max_tokens >= self._models[request.model].context_length:
+            raise self._too_long(request)
         if self._waiting >= self.queue_limit and self._slots.locked():
             raise Overloaded(found=f"{self._waiting} requests wait")
         stop = self._running[request.job] = asyncio.Event()
@@ -206,7 +211,7 @@ class UpstreamEngine:
                     events, item = ([] if begun else [answer.started()]) + answer.end("cancelled"), None
                 elif isinstance(item := getting.result(), Exception):
                     if not begun:
-                        raise item
+                        raise self._too_long(request) if isinstance(item, ContextTooLong) else item
                     yield Failed(request.job, getattr(item, "code", "engine_lost"), str(item), retryable=True)
                     return
                 else:
@@ -221,6 +226,13 @@ class UpstreamEngine:
             for task in (reading, stopping):
                 task.cancel()
             await asyncio.gather(reading, stopping, return_exceptions=True)
+
+    def _too_long(self, request: GenerationRequest) -> ContextTooLong:
+        return ContextTooLong(
+            prompt_tokens=len(request.prompt_ids),
+            max_tokens=request.params.max_tokens,
+            context_length=self._models[request.model].context_length,
+        )
 
     async def _read(self, path: str, body: dict[str, Any], lines: "asyncio.Queue[str | Exception | None]") -> None:
         """The data lines of the stream; then None, or what went wrong."""
@@ -275,6 +287,8 @@ class UpstreamEngine:
         answer = await self._client.post(
             "/embeddings", json={"model": model, "input": texts, "encoding_format": "float"}
         )
+        if answer.status_code in (404, 405, 501):
+            raise Unsupported("the upstream server gives no embeddings of this model", found=self.base_url)
         if answer.status_code != 200:
             raise refusal(answer, model)
         return [list(item["embedding"]) for item in sorted(answer.json()["data"], key=lambda item: item["index"])]
