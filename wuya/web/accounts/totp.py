@@ -1,7 +1,8 @@
 """A second factor: six digits that an app on the phone shows (TOTP, RFC 6238: SHA-1, 30 seconds, 6 digits).
 
 The secret is kept encrypted with the service's key, together with the last time step that was used: a code that
-somebody read over a shoulder works no more. Whoever loses the phone gets a reset link from an admin, which switches it off.
+somebody read over a shoulder works no more. Whoever loses the phone gets a reset link from an admin, which switches
+the factor off.
 """
 
 import base64
