@@ -7,6 +7,7 @@ context manager around the time the service runs. Any of them can be deleted wit
 import importlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -18,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 import wuya
 from wuya.feedback.database import open_engine, writing
 from wuya.inference.backends.protocol import Engine
-from wuya.web import pages
+from wuya.web import openapi, pages
 from wuya.web.accounts.auth import ME, Viewer, current_viewer
 from wuya.web.accounts.store import ensure_single_user
 from wuya.web.errors import add_error_handlers
@@ -61,6 +62,7 @@ def create_app(settings: Settings, *, engine: Engine, database: str | Path) -> F
     )
     app.state.service = service
     app.state.error_page = pages.error_page
+    app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]  # FastAPI's way to have one's own
     if not settings.accounts:
         service.put(_single_user(service))
     add_error_handlers(app)

@@ -9,6 +9,7 @@ from tests.web.api.conftest import Api
 schemathesis = pytest.importorskip("schemathesis")
 
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
+from hypothesis.errors import Unsatisfiable  # noqa: E402
 from schemathesis import GenerationMode, checks  # noqa: E402
 
 PATH = "^/v1/"
@@ -49,6 +50,9 @@ ROUTES = [
 QUICK = settings(
     max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
 )
+PAGES = settings(
+    max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+)
 LONG = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -77,6 +81,40 @@ def test_every_answer_is_as_documented(document: Any, method: str, path: str) ->
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_every_answer_is_as_documented_for_longer(document: Any, method: str, path: str) -> None:
     hold(document, method, path, LONG)
+
+
+APP = "^/(api/|healthz|readyz|metrics)"
+ENDLESS = ("/api/runs/events", "/api/admin/system/backup")
+"""A stream without an end, and copies of the database."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_every_answer_of_the_pages_own_api_is_as_documented(api: Api, mode: Any) -> None:
+    """All of /api, for the single user who may do everything."""
+    schema = schemathesis.openapi.from_dict(api.send("/openapi.json").json())
+    schema.config.update(base_url=api.url)
+    schema = schema.include(path_regex=APP)
+    # wrong data may still be right for us (a number where text is looked for), as may a method that a page has
+    excluded = _checks("positive_data_acceptance", "ignored_auth", "negative_data_rejection", "unsupported_method")
+    found: list[str] = []
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        if operation.path in ENDLESS or (mode is GenerationMode.NEGATIVE and operation.method == "get"):
+            continue
+
+        @PAGES
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def run(case: Any) -> None:
+            case.call_and_validate(excluded_checks=excluded, timeout=60)
+
+        try:
+            run()
+        except Unsatisfiable:
+            assert mode is GenerationMode.NEGATIVE  # an operation without a body: nothing about it can be wrong
+        except BaseExceptionGroup as failures:  # all operations at once
+            found += [f"{operation.label}: {failure}" for failure in failures.exceptions]
+    assert not found, "\n\n".join(found)
 
 
 def test_the_document_names_every_body_and_refusal(api: Api) -> None:

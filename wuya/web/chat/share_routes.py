@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 
 from wuya.feedback.base import now
 from wuya.feedback.database import reading, writing
-from wuya.web import pages
+from wuya.web import openapi, pages
 from wuya.web.accounts.auth import Viewer, current_viewer, require
 from wuya.web.chat import schema, shares, store, transfer, transfer_store, views
 from wuya.web.chat.conversation_routes import Cursor, Limit
@@ -80,7 +80,11 @@ def fork_share(id: str, viewer: Chatter, service: TheService) -> dict[str, Any]:
         return views.conversation(connection, store.owned(connection, new, viewer.user_id), viewer.user_id)
 
 
-@router.get("/api/conversations/{id}/export")
+@router.get(
+    "/api/conversations/{id}/export",
+    response_class=Response,
+    responses=openapi.of_kinds("application/json", "text/markdown"),
+)
 def export(id: str, viewer: Chatter, service: TheService, format: Literal["md", "json"] = "json") -> Response:
     """One chat as a file: the shown path as Markdown, or the whole tree as JSON."""
     with reading(service.database) as connection:

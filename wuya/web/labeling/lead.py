@@ -19,6 +19,7 @@ from wuya.feedback.rows import messages_to_json
 from wuya.feedback.screening import PromptState
 from wuya.files import sha256_json
 from wuya.records import Prompt
+from wuya.web import openapi
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.errors import ApiError
 from wuya.web.labeling.bodies import (
@@ -253,7 +254,12 @@ def add_export(viewer: Lead, store: Store, service: ServiceOf, body: ExportBody)
     return next(row for row in store.exports() if row["sha256"] == snapshot.sha256 and row["kind"] == snapshot.kind)
 
 
-@router.get("/api/exports/{id}/download", tags=["lead"])
+@router.get(
+    "/api/exports/{id}/download",
+    tags=["lead"],
+    response_class=FileResponse,
+    responses=openapi.of_kinds("application/json", "application/jsonl"),
+)
 def download(viewer: Lead, store: Store, id: str, part: Literal["rows", "manifest"] = "rows") -> Response:
     """The file, byte for byte as it was frozen, or its manifest."""
     path, _ = done(lambda: store.export_path(id))

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from wuya.errors import WuyaError
 from wuya.feedback.submission import Submission
+from wuya.web import openapi
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.labeling import lead, sampling
 from wuya.web.labeling.bodies import BeginBody, DraftBody, NextBody, PreviewBody, SkipBody, SubmitBody
@@ -79,7 +80,12 @@ def my_stats(viewer: Labeler, store: Store) -> Json:
     return {p["id"]: {"name": p["name"], **p["figures"]} for p in store.home(viewer.user_id)}
 
 
-@router.get("/api/label/me/export", tags=["label"])
+@router.get(
+    "/api/label/me/export",
+    tags=["label"],
+    response_class=Response,
+    responses=openapi.of_kinds("application/jsonl"),
+)
 def my_export(viewer: Labeler, store: Store) -> Response:
     """Everything the labeler submitted, as JSON Lines."""
     lines = [json.dumps(row, ensure_ascii=False) for row in store.personal_export(viewer.user_id)]

@@ -49,7 +49,7 @@ def readyz(service: ServiceNow) -> Response:
     return JSONResponse(body, 503 if problems else 200, {"retry-after": "2"} if problems else None)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 def metrics(request: Request, service: ServiceNow) -> Response:
     """Prometheus metrics, for this machine or with the token."""
     token = service.settings.metrics_token

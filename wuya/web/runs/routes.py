@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from wuya.files import to_json
+from wuya.web import openapi
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.pages import render
@@ -131,7 +132,7 @@ def rollouts(
     return watching.rollouts_of(service, id, update, sort=sort, limit=limit)
 
 
-@router.get("/api/runs/{id}/metrics.csv")
+@router.get("/api/runs/{id}/metrics.csv", response_class=PlainTextResponse, responses=openapi.of_kinds("text/csv"))
 def as_csv(id: RunId, service: ServiceNow, viewer: Watcher) -> Response:
     """Every figure as CSV."""
     rows = watching.rows_of(service, id)
