@@ -11,6 +11,7 @@ on. Each labeler has an account of its own, named as in labelers.json, and sees 
 
 import argparse
 import os
+import random
 import secrets
 import sys
 from collections.abc import Iterable, Mapping
@@ -51,12 +52,16 @@ class Desk:
 
 
 def rank_all(desks: Iterable[Desk], project: str, *, round: int = 0) -> int:
-    """Everybody ranks in turn until nothing is left for anybody; the number of rankings handed in."""
-    done, working = 0, list(desks)
+    """Everybody ranks until nothing is left for anybody; the number of rankings handed in.
+
+    The order changes with every sweep: in a fixed order the same two people would share prompts for ever.
+    """
+    done, working, rng = 0, list(desks), random.Random(round)
     for desk in working:
         desk.begin(project)
     with Progress(0, "rankings handed in", "ranking") as progress:
         while working:
+            rng.shuffle(working)
             working = [desk for desk in working if desk.work(project, round=round)]
             done += len(working)
             progress.update(len(working))

@@ -12,7 +12,7 @@ from wuya.feedback.agreement import krippendorff_alpha, pairwise_agreement
 from wuya.feedback.drift import drifts, iso_week, weekly_agreement
 from wuya.feedback.pair_votes import PairVotes, agreement_matrix, each_with_the_others
 from wuya.feedback.rankings import dense_ranks
-from wuya.feedback.spammers import fit_skills, labeler_skills, suspects
+from wuya.feedback.spammers import fit_skills, identified, labeler_skills, suspects
 from wuya.records import Candidate, Message, Prompt, Ranking
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -76,6 +76,18 @@ def test_skills_are_recovered_exactly_from_a_matrix_of_rank_one() -> None:
 def test_two_labelers_say_nothing_about_who_of_them_is_right() -> None:
     both_LL = 100 * (1 - np.eye(2))
     assert np.isnan(fit_skills(0.5 * both_LL, both_LL)).all()
+
+
+def test_who_errs_in_a_pair_that_only_meets_each_other_is_not_guessed() -> None:
+    """Four pairs, as fixed turns make them: one of each disagrees, and nothing says which."""
+    both_LL = np.kron(np.eye(2), 100 * (1 - np.eye(2)))
+    assert np.isnan(fit_skills(0.75 * both_LL, both_LL)).all()
+    met_LL = np.zeros((8, 8), dtype=bool)
+    for i, j in ((0, 1), (1, 2), (2, 0), (3, 4), (4, 5), (5, 6)):  # three who all meet; a chain of four; one alone
+        met_LL[i, j] = met_LL[j, i] = True
+    assert identified(met_LL).tolist() == [True] * 3 + [False] * 5
+    met_LL[6, 2] = met_LL[2, 6] = True  # the chain joins them
+    assert identified(met_LL).tolist() == [True] * 7 + [False]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,6 +8,10 @@ independently, they agree on a share 1/2 + c_i c_j / 2 of the pairs both decided
 and the c are found by least squares, weighted by the pairs counted (the one-coin model of Dawid & Skene 1979; this
 spectral form: Ghosh, Kale & McAfee 2011). An honest person whose taste differs has a lower c than others, a spammer
 has none: that is why the rule below asks for an interval near zero and not only for a low rank.
+
+Products of two say nothing about each factor until a third joins: of two people who only ever share prompts with each
+other one may err, but not which. So skills are known where a group that shares prompts has a ring of odd length in it
+(three people, each sharing prompts with both others, are one).
 """
 
 import math
@@ -44,7 +48,7 @@ class Skill:
 
 
 def labeler_skills(votes: PairVotes, *, num_samples: int = 200, seed: int = 0) -> list[Skill]:
-    """Every labeler's skill, the least skilled first. Needs three labelers who share prompts; else NaN, no suspect."""
+    """Every labeler's skill, the least skilled first; NaN and no suspect where the votes can't tell."""
     agree, both = votes.counts_ULL()
     units, count = len(agree), len(votes.labelers)
     if units == 0:
@@ -74,12 +78,10 @@ def labeler_skills(votes: PairVotes, *, num_samples: int = 200, seed: int = 0) -
 def fit_skills(agree_LL: Floats, both_LL: Floats, *, steps: int = 200) -> Floats:
     """c_L that fits 2 agree / both - 1 = c_i c_j off the diagonal, weights `both`; alternating least squares.
 
-    NaN for whoever shares no pair with anybody, and for everyone where fewer than three labelers do.
+    NaN for whom the products leave open: see `identified`.
     """
     signal_LL = np.divide(2 * agree_LL, both_LL, out=np.ones_like(agree_LL), where=both_LL > 0) - 1
-    met_L = both_LL.sum(axis=1) > 0
-    if met_L.sum() < 3:
-        return np.full(len(both_LL), np.nan)
+    met_L = identified(both_LL > 0)
     skills_L = np.where(met_L, 0.7, 0.0)
     for _ in range(steps):
         before = skills_L.copy()
@@ -89,6 +91,28 @@ def fit_skills(agree_LL: Floats, both_LL: Floats, *, steps: int = 200) -> Floats
         if np.abs(skills_L - before).max() < 1e-6:
             break
     return np.where(met_L, skills_L, np.nan)
+
+
+def identified(met_LL: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whose skill the products c_i c_j determine: members of a connected group with an odd ring.
+
+    Args:
+        met_LL: whether two labelers decided a pair of answers both; symmetric.
+    """
+    side_L = np.zeros(len(met_LL), dtype=int)  # +1 and -1 as far as a group can be split in two halves that never meet
+    known_L = np.zeros(len(met_LL), dtype=bool)
+    for start in range(len(met_LL)):
+        if side_L[start]:
+            continue
+        side_L[start], group, odd = 1, [start], False
+        for i in group:  # grows
+            for j in np.flatnonzero(met_LL[i]):
+                if j != i and not side_L[j]:
+                    side_L[j] = -side_L[i]
+                    group.append(int(j))
+                odd = odd or (j != i and side_L[j] == side_L[i])
+        known_L[group] = odd
+    return known_L
 
 
 def suspects(skills: Sequence[Skill]) -> list[str]:

@@ -110,6 +110,12 @@ def shown(report: AgreementReport) -> list[str]:
     suspects = [row.labeler for row in report.labelers if row.suspect]
     if suspects:
         parts.append(f"Votes that look random: {', '.join(suspects)}. Look at them before you train on them.")
+    unknown = [row.labeler for row in report.labelers if math.isnan(row.skill)]
+    if unknown and len(report.labelers) > 1:
+        parts.append(
+            f"Skill unknown: {', '.join(unknown)}. Of two who share prompts with nobody else, who errs can't be told: "
+            "give prompts to three people, or to other twos."
+        )
     fell = [row.labeler for row in report.drifts if row.fell]
     if fell:
         parts.append(f"Agreement fell lately: {', '.join(fell)}.")
