@@ -182,3 +182,22 @@ def test_heads_find_a_hidden_taste_and_say_how_sure_they_may_be() -> None:
     assert found["ece"] <= found["ece_floor"]["high"]
     few, many = (heads.learned_from(n, train, dev, ridge)["mean"] for n in (20, 600))
     assert few < many
+
+
+def test_leaving_out_who_votes_at_random_helps_a_head_that_has_few_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    cost = script("spammer_cost")
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=10)
+
+    def decided(count: int, *, random: bool) -> np.ndarray:
+        x_ND = rng.normal(size=(count, 10))
+        won_N = rng.random(count) < (0.5 if random else 1 / (1 + np.exp(-2 * x_ND @ weights)))
+        return np.where(won_N[:, None], x_ND, -x_ND)
+
+    x_ND = np.vstack([decided(80, random=False), decided(120, random=True)])
+    names = np.array(["ann"] * 80 + ["spammer"] * 120)
+    train = cost.Votes(x_ND, np.array([f"p{n}" for n in range(200)]), np.ones(200), names)
+    found = cost.compare(train, decided(500, random=False), ["spammer"], scale_D=np.ones(10), draws=10)
+    assert found["leaving them out gains"].mean() > 0.02
+    assert found["... against leaving out anybody"].mean() > found["leaving them out gains"].mean() - 0.05
