@@ -86,7 +86,9 @@ class ModelAlias(Base):
     __tablename__ = "models"
     alias: Mapped[str] = mapped_column(primary_key=True)
     active_version_id: Mapped[str | None] = reference("model_versions.id", on_delete="SET NULL", nullable=True)
-    canary_version_id: Mapped[str | None] = mapped_column(ID, index=True, doc="a new version that some chats get; see web/traffic.py")
+    canary_version_id: Mapped[str | None] = mapped_column(
+        ID, index=True, doc="a new version that some chats get; see web/traffic.py"
+    )
     canary_pct: Mapped[int] = mapped_column(default=0, doc="share of the chats that the canary answers, in percent")
     history: Mapped[list[Any]] = mapped_column(default=list, doc="versions that were active before, newest last")
 
