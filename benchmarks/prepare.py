@@ -65,11 +65,12 @@ def wuya(*command: str) -> dict[str, float]:
     """Run a verb in a process of its own: its seconds and its peak memory."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     script = (
-        "import json, resource, runpy, sys\n"
+        "import runpy, sys\n"
         f"sys.argv = ['wuya', *{list(command)!r}]\n"
         "try:\n    runpy.run_module('wuya', run_name='__main__')\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
-        "sys.stderr.write('peak ' + str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))\n"
+        "lines = open('/proc/self/status').read().splitlines()\n"  # getrusage would count the parent before exec
+        "sys.stderr.write('peak ' + next(line.split()[1] for line in lines if line.startswith('VmHWM')))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
