@@ -106,3 +106,5 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WUYA_KERNELS", "off")
     monkeypatch.setattr(subprocess, "run", None)
     assert native.kernels.__wrapped__() is None
+    monkeypatch.setattr(native, "kernels", lambda: None)
+    assert native.decoding() == {"decode step": "torch"}

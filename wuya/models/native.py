@@ -80,6 +80,11 @@ def kernels() -> ctypes.CDLL | None:
     return library
 
 
+def decoding() -> dict[str, str]:
+    """Who computes decode steps here, for `Run(kernels=)`: rollouts of one and the other differ in the last digits."""
+    return {"decode step": "torch" if kernels() is None else "c++"}
+
+
 _OWNER = os.getpid()
 
 

@@ -35,6 +35,7 @@ from wuya.inference.prompts import load_prompt_ids
 from wuya.inference.rollout_metrics import rollout_metrics
 from wuya.inference.sampling import SamplingParams
 from wuya.losses.direct import grpo_advantages, grpo_policy_loss, rloo_advantages, rloo_policy_loss
+from wuya.models import native
 from wuya.models.checkpoint import save_checkpoint
 from wuya.training import distributed
 from wuya.training.group_learner import GroupBatch, GroupLearner, GroupSettings
@@ -112,7 +113,8 @@ def run(config: GRPOConfig) -> Path:
     learner = make_learner(config, models, tolerance=tolerance)
     source = episode_source(config, models, device, dtype)
     alarms = Alarms()
-    with Run(config.out, config, resume=config.resume, verb="grpo", keep_last_n=config.keep_last_n) as run:
+    with Run(config.out, config, resume=config.resume, verb="grpo", keep_last_n=config.keep_last_n,
+             kernels=native.decoding()) as run:  # fmt: skip
         done, state = run.load_state(map_location=device) or (0, None)
         if state is not None:
             learner.load_state_dict(state["learner"])

@@ -34,6 +34,7 @@ from wuya.inference.rollout_files import dump_rollouts
 from wuya.inference.rollout_metrics import rollout_metrics
 from wuya.inference.sampling import SamplingParams
 from wuya.losses.ppo import gae, ppo_policy_loss
+from wuya.models import native
 from wuya.models.checkpoint import save_checkpoint
 from wuya.training import distributed
 from wuya.training.ppo_learner import PPOLearner, PPOSettings
@@ -149,7 +150,8 @@ def run(config: PPOConfig) -> Path:
         dtype=dtype,
     )
     alarms = Alarms()
-    with Run(config.out, config, resume=config.resume, verb="ppo", keep_last_n=config.keep_last_n) as run:
+    with Run(config.out, config, resume=config.resume, verb="ppo", keep_last_n=config.keep_last_n,
+             kernels=native.decoding()) as run:  # fmt: skip
         done, stopped = _restore(run, learner, alarms, device)
         # 3. The algorithm
         with Progress(config.total_updates, "ppo", unit="update", start=done) as progress:
