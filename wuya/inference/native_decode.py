@@ -1,7 +1,8 @@
 """One decode step in C++ (models/native.cpp) for the models it knows: the modern line, float32 or packed weights, CPU.
 
 Some thirty small torch operations a layer become loops over data that is still in the cache. Anything else, a LoRA
-adapter, GPT-2, CUDA, bfloat16, decodes with `GPT.forward`, which is also the oracle (tests/inference/test_native.py).
+adapter, GPT-2, CUDA, bfloat16, decodes with `GPT.forward`, which is also the oracle
+(tests/inference/test_native_decode.py).
 """
 
 from ctypes import c_void_p

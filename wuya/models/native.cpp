@@ -1,6 +1,6 @@
 // Matrix products with packed weights, and one whole decode step of the modern decoder, for the CPU.
 //
-// Built on first use by native.py (no torch header, a second or two); quantize.py packs, inference/native_decode.py calls.
+// Built on first use by native.py (no torch header, some seconds); quantize.py packs, inference/native_decode.py calls.
 // Every token's result is the same bit for bit in any batch and with any number of threads: sums of a token's products
 // are never split differently.
 //

@@ -175,7 +175,7 @@ def load_prompts(path: Path, tokenizer: Tokenizer, *, max_length: int) -> list[R
     return prompts
 
 
-def sequence_logprobs(policy: GPT, part: Sequence[RankedPrompt]) -> Tensor:
+def ranked_logprobs(policy: GPT, part: Sequence[RankedPrompt]) -> Tensor:
     """log pi(answer | prompt) of every answer of the prompts laid end to end, nats, [B]; carries gradient."""
     rows = ranked_rows(part, policy.config.context_length)
     return rows.in_order(answer_logprobs(policy, rows))
@@ -186,7 +186,7 @@ def logprobs_of(policy: GPT, prompts: Sequence[RankedPrompt], config: DPOConfig)
     """Each prompt with the log-probs of its answers, [K]."""
     found: list[tuple[RankedPrompt, Tensor]] = []
     for part in prompt_microbatches(prompts, config.microbatch_tokens):
-        logprobs_B = sequence_logprobs(policy, part)
+        logprobs_B = ranked_logprobs(policy, part)
         found += zip(part, torch.split(logprobs_B, [len(prompt.sequences) for prompt in part]), strict=True)
     return found
 
@@ -199,7 +199,7 @@ def dpo_gradients(
     totals = torch.zeros(6, dtype=torch.float64)
     for part in prompt_microbatches([batch[i] for i in distributed.local_rows(len(batch))], config.microbatch_tokens):
         ref_B = torch.cat([reference[id(prompt)] for prompt in part])
-        log_ratio_B = sequence_logprobs(policy, part) - ref_B
+        log_ratio_B = ranked_logprobs(policy, part) - ref_B
         rows_PK, ranks_PK, weights_P = (tensor.to(policy.device) for tensor in vote_tensors(part))
         loss, _ = ranking_loss(log_ratio_B[rows_PK], ranks_PK, weights_P, pair_loss=pair_loss)
         (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
