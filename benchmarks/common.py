@@ -41,6 +41,7 @@ def parser_of(doc: str | None, *, pairs: int = 5) -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=RESULTS, help="folder for the JSON that `make bench` makes a table of"
     )
+    parser.add_argument("--add", action="store_true", help="keep the rows of earlier runs, of other work, in that JSON")
     return parser
 
 
@@ -123,22 +124,34 @@ def row_of(
     }  # fmt: skip
 
 
-def finish(name: str, rows: Sequence[Row], arguments: argparse.Namespace, packages: Sequence[str] = ()) -> Path:
-    """Print the table and write `<out>/<name>.json`; returns its path.
+def finish(
+    name: str,
+    rows: Sequence[Row],
+    arguments: argparse.Namespace,
+    packages: Sequence[str] = (),
+    versions: Mapping[str, str] | None = None,
+) -> Path:
+    """Print the table and write `<out>/<name>.json`; returns its path. With `--add` it keeps what other work is there.
 
     Args:
-        packages: whose versions are recorded besides torch; a `Peer`'s own come from `Peer.versions`.
+        packages: whose versions are recorded besides torch.
+        versions: those of a peer in a venv of its own: `Peer.versions`.
     """
-    report = {
-        "benchmark": name,
-        "command": f"python -m benchmarks.{name} {shlex.join(sys.argv[1:])}".strip(),
+    where = machine(arguments.threads, ("torch", *packages))
+    run = {
+        "command": _command(name),
         "date": time.strftime("%Y-%m-%d"),
         "commit": _commit(),
-        "machine": machine(arguments.threads, ("torch", *packages)),
-        "rows": list(rows),
+        "machine": where | {"versions": where["versions"] | dict(versions or {})},
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     path: Path = arguments.out / f"{name}.json"
+    kept = json.loads(path.read_text())["rows"] if arguments.add and path.exists() else []
+    ours = {row["work"] for row in rows}
+    report = {
+        "benchmark": name,
+        "rows": [row for row in kept if row["work"] not in ours] + [row | {"run": run} for row in rows],
+    }
     path.write_text(json.dumps(report, indent=1) + "\n")
     for row in rows:
         sys.stdout.write(described(row) + "\n")
@@ -296,6 +309,15 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
         return {"median": only, "low": only, "high": only}
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return {"median": middle, "low": low, "high": high}
+
+
+def _command(name: str) -> str:
+    """As typed, but for where things lie on this machine."""
+    words = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:] if word != "--add"]
+    if "--out" in words:
+        place = words.index("--out")
+        del words[place : place + 2]
+    return shlex.join(["python", "-m", f"benchmarks.{name}", *words])
 
 
 def _commit() -> str:

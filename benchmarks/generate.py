@@ -47,19 +47,16 @@ def main() -> None:
     parser.add_argument("--new_tokens", type=int, default=64)
     parser.add_argument("--gguf", help="the same model for OpenVINO GenAI")
     parser.add_argument("--ctranslate2", help="the same model for CTranslate2")
-    parser.add_argument("--add", action="store_true", help="keep the other rows of generate.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     models = {bits: load(arguments.model, bits) for bits in arguments.weights}
     engines = {bits: Engine(model, max_batch_size=512, max_cache_bytes=4 << 30) for bits, model in models.items()}
     measure = {"decode": decode, "prefill": decode, "history": history, "samples": samples}[arguments.work]
     rows = measure(arguments, engines)
-    kept = json.loads((arguments.out / "generate.json").read_text())["rows"] if arguments.add else []
-    names = {row["work"] for row in rows}
     packages = [
         name for name in ("transformers", "ctranslate2", "openvino-genai") if name.replace("-", "_") in sys.modules
     ]
-    finish("generate", [row for row in kept if row["work"] not in names] + rows, arguments, packages)
+    finish("generate", rows, arguments, packages)
 
 
 def load(name: str, bits: str) -> GPT:

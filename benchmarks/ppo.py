@@ -85,10 +85,7 @@ def main() -> None:
                     },
                 )
             )  # fmt: skip
-    path = finish("ppo", rows, arguments)
-    report = json.loads(path.read_text())
-    report["machine"]["versions"] |= versions
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    finish("ppo", rows, arguments, versions=versions)
 
 
 def write_models(folder: Path, size: str, num_prompts: int, prompt_tokens: int) -> dict[str, Any]:

@@ -39,11 +39,12 @@ def rendered(reports: list[dict[str, Any]]) -> str:
         for row in report["rows"]:
             lines += _lines(row)
     lines.append("")
-    for report in reports:
-        machine = report["machine"]
+    runs = {row["run"]["command"]: row["run"] for report in reports for row in report["rows"]}
+    for run in runs.values():
+        machine = run["machine"]
         versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
         lines.append(
-            f"- `{report['command']}`: {report['date']}, commit {report['commit']}, {machine['cpu']} "
+            f"- `{run['command']}`: {run['date']}, commit {run['commit']}, {machine['cpu']} "
             f"({machine['capability']}), {machine['threads']} of {machine['cores']} cores, {versions}."
         )
     return "\n".join(lines)
@@ -51,7 +52,8 @@ def rendered(reports: list[dict[str, Any]]) -> str:
 
 def _lines(row: dict[str, Any]) -> list[str]:
     ours, unit = row["sides"][row["ours"]], row["unit"]
-    limit = f"{row['limit']['share']:.0%} of {row['limit']['name']}" if "share" in row["limit"] else ""
+    limits = {f"of {row['limit']['name']}": row["limit"]["share"]} if "name" in row["limit"] else row["limit"]
+    limit = ", ".join(f"{share:.0%} {name.removeprefix('share ')}" for name, share in limits.items() if share)
     shown = f"{ours['wall']['median']:.3g} {unit}{_memory(ours)}"
     work = row["work"] + (f" ({row['note']})" if row["note"] else "")
     if not row["ratios"]:

@@ -83,10 +83,7 @@ def main() -> None:
                     },
                 )
             )  # fmt: skip
-    path = finish("reward", rows, arguments)
-    report = json.loads(path.read_text())
-    report["machine"]["versions"] |= versions
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    finish("reward", rows, arguments, versions=versions)
 
 
 def our_side(folder: Path, settings: dict[str, Any]) -> Side:
