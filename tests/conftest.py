@@ -1,7 +1,9 @@
 """What every test gets: one thread per process, no colour, the external data folder or a skip with the reason."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run in parallel, and one thread is deterministic
 os.environ["NO_COLOR"] = "1"
@@ -10,6 +12,9 @@ os.environ.pop("WUYA_WORKSPACE", None)
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # subprocesses of tests run this wuya
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.databases import Databases
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +26,22 @@ def test_data() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"WUYA_TEST_DATA={folder} is not a folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Databases]":
+    """Empty databases, SQLite or PostgreSQL."""
+    from tests import databases
+
+    with databases.databases(tmp_path_factory.mktemp("blank")) as found:
+        yield found
+
+
+@pytest.fixture
+def database(tmp_path: Path, databases: "Databases") -> "Iterator[str | Path]":
+    """An empty one for a test."""
+    with databases.new(tmp_path / "wuya.db") as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

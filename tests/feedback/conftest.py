@@ -1,6 +1,5 @@
 """A store of its own for every test."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,25 +10,15 @@ from wuya.feedback.database import open_engine, writing
 from wuya.feedback.store import FeedbackStore
 
 
-@pytest.fixture(scope="session")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty, migrated database to copy: migrating one for each test would take longer than the tests."""
-    path = tmp_path_factory.mktemp("blank") / "wuya.db"
-    FeedbackStore(path).close()
-    return path
-
-
 @pytest.fixture
-def store(tmp_path: Path, blank: Path) -> Iterator[FeedbackStore]:
-    shutil.copy(blank, tmp_path / "wuya.db")
-    with FeedbackStore(tmp_path / "wuya.db") as store:
+def store(database: str | Path) -> Iterator[FeedbackStore]:
+    with FeedbackStore(database) as store:
         yield store
 
 
 @pytest.fixture
-def engine(tmp_path: Path, blank: Path) -> Iterator[Engine]:
-    shutil.copy(blank, tmp_path / "wuya.db")
-    engine = open_engine(tmp_path / "wuya.db")
+def engine(database: str | Path) -> Iterator[Engine]:
+    engine = open_engine(database)
     yield engine
     engine.dispose()
 

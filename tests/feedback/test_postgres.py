@@ -3,11 +3,6 @@
 Starts a throw-away server on a socket in the test's own folder; skips where PostgreSQL or psycopg is not installed.
 """
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
+from tests.databases import postgres_server
 from wuya.errors import DataError, RunError
 from wuya.feedback.database import open_engine, reading, upgrade
 from wuya.feedback.store import FeedbackStore
@@ -29,39 +25,11 @@ pytest.importorskip("wuya.web.tables")  # the service's tables live in the same 
 pytestmark = pytest.mark.slow  # starting a server takes as long as a hundred other tests
 
 
-def programs() -> Path | None:
-    """The folder with initdb and pg_ctl."""
-    folders = [Path(found).resolve().parent for found in (shutil.which("pg_ctl"),) if found]
-    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return next((folder for folder in folders if (folder / "initdb").exists() and (folder / "postgres").exists()), None)
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """URL prefix of a running server; add a database name."""
-    folder = programs()
-    if folder is None:
-        pytest.skip("PostgreSQL's server programs are not installed")
-    user = "postgres" if os.geteuid() == 0 else None  # the server refuses to run as root
-    if user and user not in {entry.pw_name for entry in pwd.getpwall()}:
-        pytest.skip("running as root, and there is no user `postgres` to run the server")
-    place = Path(tempfile.mkdtemp(prefix="wuya-pg-"))
-    if user:
-        shutil.chown(place, user)
-
-    def call(*command: str) -> None:
-        subprocess.run(command, user=user, cwd=place, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-
-    try:
-        call(str(folder / "initdb"), "-D", str(place / "data"), "-U", "wuya", "-A", "trust", "--no-sync", "-E", "UTF8")
-        options = f"-k {place} -c listen_addresses='' -c fsync=off"
-        call(str(folder / "pg_ctl"), "-D", str(place / "data"), "-w", "-o", options, "-l", str(place / "log"), "start")
-        try:
-            yield f"postgresql+psycopg://wuya@/{{name}}?host={place}"
-        finally:
-            call(str(folder / "pg_ctl"), "-D", str(place / "data"), "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    with postgres_server() as found:
+        yield found
 
 
 @pytest.fixture

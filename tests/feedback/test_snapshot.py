@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases import Databases
 from tests.feedback.examples import prompt, ranking
 from wuya.data.formats import read_comparisons, read_demonstrations, read_prompts, read_rankings
 from wuya.errors import DataError
@@ -30,10 +31,12 @@ def test_training_reads_a_frozen_hashed_file(store: FeedbackStore, tmp_path: Pat
     assert store.counts()["exports"] == 2
 
 
-def test_the_snapshot_depends_on_the_votes_not_on_when_they_came(store: FeedbackStore, tmp_path: Path) -> None:
+def test_the_snapshot_depends_on_the_votes_not_on_when_they_came(
+    store: FeedbackStore, databases: Databases, tmp_path: Path
+) -> None:
     given = [ranking(f"p{i}", labeler) for i in range(5) for labeler in ("ann", "bob")]
     store.add_rankings(given)
-    with FeedbackStore(tmp_path / "other.db") as other:
+    with databases.new(tmp_path / "other.db") as second, FeedbackStore(second) as other:
         for one in reversed(given):
             other.add_rankings([one])
         assert (

@@ -12,7 +12,6 @@ import shutil
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,8 @@ pytest.importorskip("fastapi", reason="the service's packages are not installed"
 
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy import create_engine, make_url
 from starlette.testclient import TestClient
 
-from wuya.feedback.database import open_engine
 from wuya.inference.backends.fake import FakeEngine
 from wuya.web.app import create_app
 from wuya.web.service import Service
@@ -64,43 +61,6 @@ def accounts() -> bool:
 @pytest.fixture
 def settings(tmp_path: Path, accounts: bool) -> Settings:
     return Settings(workspace=tmp_path / "workspace", accounts=accounts)
-
-
-@pytest.fixture(scope="session")
-def template() -> Iterator[str]:
-    """Name of a migrated database on the server that WUYA_TEST_DATABASE names, which each test gets a copy of."""
-    url = os.environ.get("WUYA_TEST_DATABASE", "")
-    name = f"wuya_template_{os.getpid()}"
-    if url:
-        _execute(url, f"CREATE DATABASE {name}")
-        open_engine(_named(url, name)).dispose()
-    yield name
-    if url:
-        _execute(url, f"DROP DATABASE {name}")
-
-
-@pytest.fixture
-def database(tmp_path: Path, template: str) -> Iterator[str | Path]:
-    """An empty database: an SQLite file, or one on the PostgreSQL server that WUYA_TEST_DATABASE names."""
-    url = os.environ.get("WUYA_TEST_DATABASE", "")
-    if not url:
-        yield tmp_path / "wuya.db"
-        return
-    name = f"wuya_test_{uuid.uuid4().hex}"
-    _execute(url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield _named(url, name)
-    _execute(url, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _named(url: str, database: str) -> str:
-    return make_url(url).set(database=database).render_as_string(hide_password=False)
-
-
-def _execute(url: str, statement: str) -> None:
-    server = create_engine(url, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.exec_driver_sql(statement)
-    server.dispose()
 
 
 @pytest.fixture

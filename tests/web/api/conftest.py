@@ -22,6 +22,7 @@ pytest.importorskip("fastapi", reason="the service's packages are not installed"
 import uvicorn
 from openai import OpenAI
 
+from tests.databases import Databases
 from wuya.feedback.database import writing
 from wuya.feedback.tables import User, uuid7
 from wuya.inference.backends.fake import FakeEngine
@@ -101,9 +102,14 @@ class Api:
 
 
 @contextmanager
-def serve(folder: Path, *, accounts: bool, engine: Any = None) -> Iterator[Api]:
+def serve(folder: Path, databases: Databases, *, accounts: bool, engine: Any = None) -> Iterator[Api]:
     engine = engine or FakeEngine()
-    app = create_app(Settings(workspace=folder, accounts=accounts), engine=engine, database=folder / "wuya.db")
+    with databases.new(folder / "wuya.db") as database:
+        yield from _serve(folder, database, accounts=accounts, engine=engine)
+
+
+def _serve(folder: Path, database: str | Path, *, accounts: bool, engine: Any) -> Iterator[Api]:
+    app = create_app(Settings(workspace=folder, accounts=accounts), engine=engine, database=database)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, lifespan="on"))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -134,14 +140,14 @@ def serve(folder: Path, *, accounts: bool, engine: Any = None) -> Iterator[Api]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with serve(tmp_path_factory.mktemp("laptop"), accounts=False) as api:
+def server(tmp_path_factory: pytest.TempPathFactory, databases: Databases) -> Iterator[Api]:
+    with serve(tmp_path_factory.mktemp("laptop"), databases, accounts=False) as api:
         yield api
 
 
 @pytest.fixture(scope="session")
-def keyed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with serve(tmp_path_factory.mktemp("accounts"), accounts=True) as api:
+def keyed_server(tmp_path_factory: pytest.TempPathFactory, databases: Databases) -> Iterator[Api]:
+    with serve(tmp_path_factory.mktemp("accounts"), databases, accounts=True) as api:
         yield api
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.databases import Databases
 from tests.inference.naive import sharp_model
 from tests.web.api.conftest import Api, serve
 from wuya.evals.likelihood import token_logprobs
@@ -42,7 +43,7 @@ metric_list: [{{metric: acc}}]
 """
 
 
-def test_the_harness_reads_what_wuya_computes(tmp_path: Path) -> None:
+def test_the_harness_reads_what_wuya_computes(tmp_path: Path, databases: Databases) -> None:
     if LM_EVAL is None:
         pytest.skip("lm_eval is not installed (or set WUYA_LM_EVAL)")
     text = " ".join(item["question"] + "".join(item["choices"]) for item in ITEMS)  # type: ignore[operator, arg-type]
@@ -52,7 +53,7 @@ def test_the_harness_reads_what_wuya_computes(tmp_path: Path) -> None:
     items.write_text("\n".join(json.dumps(item) for item in ITEMS))
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "wuya_items.yaml").write_text(TASK.format(file=items))
-    with serve(tmp_path, accounts=False, engine=LocalEngine({"tiny": tmp_path / "tiny"}, slots=4)) as api:
+    with serve(tmp_path, databases, accounts=False, engine=LocalEngine({"tiny": tmp_path / "tiny"}, slots=4)) as api:
         samples = run_lm_eval(api, tmp_path)
 
     model, tokenizer = load_checkpoint(tmp_path / "tiny")

@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.databases import Databases
 from tests.inference.naive import sharp_model
 from tests.web.api.conftest import Api, serve
 from wuya.evals.likelihood import token_logprobs
@@ -19,12 +20,12 @@ TEXT = 'the river runs to the sea {"name": "x", "size": 12} \u68af\u5ea6\u4e0b\u
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def real(tmp_path_factory: pytest.TempPathFactory, databases: Databases) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("real")
     tokenizer = train_tokenizer([TEXT], vocab_size=330)
     save_checkpoint(folder / "tiny", sharp_model(vocab_size=tokenizer.vocab_size), tokenizer)
     engine = LocalEngine({"tiny": folder / "tiny"}, slots=4, device="cpu", dtype="float32")
-    with serve(folder, accounts=False, engine=engine) as api:
+    with serve(folder, databases, accounts=False, engine=engine) as api:
         yield api
         for client in api.clients:
             client.close()

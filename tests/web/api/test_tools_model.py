@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.databases import Databases
 from tests.web.api.conftest import Api, serve
 from wuya.inference.backends.chat import encode_messages
 from wuya.inference.backends.local import LocalEngine
@@ -87,14 +88,14 @@ def learned(tokenizer: Tokenizer) -> GPT:
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api(tmp_path_factory: pytest.TempPathFactory, databases: Databases) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("tools")
     text = [CALL, ANSWER, TEMPLATE, json.dumps(TOOLS)]
     trained = train_tokenizer(text * 4, vocab_size=420)
     tokenizer = Tokenizer(trained._backend, trained._settings, chat_template=TEMPLATE)
     save_checkpoint(folder / "tiny", learned(tokenizer), tokenizer)
     engine = LocalEngine({"tiny": folder / "tiny"}, slots=2, device="cpu", dtype="float32")
-    with serve(folder, accounts=False, engine=engine) as found:
+    with serve(folder, databases, accounts=False, engine=engine) as found:
         yield found
         for client in found.clients:
             client.close()

@@ -22,7 +22,7 @@ def people() -> Labelers:
     return make_labelers(normaliser, num_training=3)
 
 
-def test_rankings_over_http_are_the_labelers_own(enter: Enter, people: Labelers, tmp_path: Path) -> None:
+def test_rankings_over_http_are_the_labelers_own(enter: Enter, people: Labelers, database: str | Path) -> None:
     lead = enter("lea", "lead")
     project = make_project(lead, tasks=0, k=3, overlap=3)
     tasks = [
@@ -31,7 +31,7 @@ def test_rankings_over_http_are_the_labelers_own(enter: Enter, people: Labelers,
     assert lead.post("/api/tasks/bulk", json={"project": project, "tasks": tasks}).json()["added"] == 4
     desks = [script["Desk"](enter(labeler.name), labeler) for labeler in people.training]
     assert script["rank_all"](desks, project) == 12
-    with FeedbackStore(tmp_path / "wuya.db") as store:
+    with FeedbackStore(database) as store:
         rankings = list(store.rankings())
     assert len(rankings) == 12
     for ranking in rankings:
