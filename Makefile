@@ -5,7 +5,7 @@ SEED ?= 0
 SIZE ?= small
 BIN := $(VENV)/bin
 
-.PHONY: help demo demo-seeds test check lint types fix test-slow docs bench clean
+.PHONY: help demo demo-seeds test check lint types fix test-slow test-postgres audit docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -40,7 +40,7 @@ docs: $(VENV)/dev.done  ## regenerate docs/reference from the code
 
 BENCHMARKS ?= pretrain time_to_loss tokenizer prepare reward ppo generate memory
 bench: $(VENV)/dev.done  ## ours against its peers, an hour or two; the table is docs/benchmarks.md
-	@$(BIN)/pip install --quiet rustbpe && $(BIN)/python -m benchmarks.peers trl trl_ppo
+	@$(BIN)/python -m benchmarks.peers trl trl_ppo
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	@$(BIN)/python -m benchmarks.report
 

@@ -56,6 +56,11 @@ class Rounds:
     others_used_cores: float
     """Cores that other processes kept busy meanwhile; not known (0) where there is no /proc/stat."""
 
+    def of(self, names: Sequence[str]) -> "Rounds":
+        """Of some sides."""
+        wall, cpu, figures = ({n: table[n] for n in names} for table in (self.wall, self.cpu, self.figures))
+        return Rounds(wall, cpu, figures, self.others_used_cores)  # type: ignore[arg-type]
+
 
 def alternate(sides: Mapping[str, Side], *, pairs: int = 5, warmups: int = 1) -> Rounds:
     """Run the sides in turn, `pairs` times after `warmups` rounds that are not counted."""

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import Rounds, Row, alternate, finish, gemm_gflops, memory_gb_per_second, parser_of, row_of
+from benchmarks.common import Row, alternate, finish, gemm_gflops, memory_gb_per_second, parser_of, row_of
 from wuya.inference.engine import Engine
 from wuya.inference.sampling import SamplingParams
 from wuya.models.checkpoint import load_checkpoint
@@ -114,7 +114,7 @@ def decode(arguments: argparse.Namespace, engines: dict[str, Engine]) -> list[Ro
             rows.append(row_of(
                 f"{arguments.work}, {Path(arguments.model).name}, weights {bits}, batch {batch_size}, "
                 f"{arguments.prompt_tokens} in, {new_tokens} out",
-                subset(rounds, [name, *peers]), amount=amount, unit="tokens/s", ours=name, limit=limit,
+                rounds.of([name, *peers]), amount=amount, unit="tokens/s", ours=name, limit=limit,
                 target={"transformers float32": target(arguments, batch_size)},
                 checks={"rows whose first tokens are transformers'": {other: same[other] for other in (name, *peers)}},
             ))  # fmt: skip
@@ -169,12 +169,6 @@ def samples(arguments: argparse.Namespace, engines: dict[str, Engine]) -> list[R
                 amount=8 * count * arguments.new_tokens, unit="tokens/s", ours="read once",
             ))  # fmt: skip
     return rows
-
-
-def subset(rounds: Rounds, names: list[str]) -> Rounds:
-    """Of some sides."""
-    chosen = ({name: table[name] for name in names} for table in (rounds.wall, rounds.cpu, rounds.figures))
-    return Rounds(*chosen, others_used_cores=rounds.others_used_cores)  # type: ignore[arg-type]
 
 
 def random_prompts(count: int, length: int, vocab_size: int) -> Prompts:

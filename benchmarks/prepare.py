@@ -45,9 +45,9 @@ def main() -> None:
         rounds = alternate({size: partial(side, file) for size, file in files.items()}, pairs=arguments.pairs)
         rows = []
         for size, file in files.items():
-            only = type(rounds)({size: rounds.wall[size]}, {size: rounds.cpu[size]}, {size: rounds.figures[size]},
-                                rounds.others_used_cores)  # fmt: skip
-            rows.append(row_of(f"prepare {size}", only, amount=file.stat().st_size / 1e6, unit="MB/s", ours=size))
+            rows.append(
+                row_of(f"prepare {size}", rounds.of([size]), amount=file.stat().st_size / 1e6, unit="MB/s", ours=size)
+            )
         seconds = [row["sides"][size]["cpu_seconds"] for row, size in zip(rows, files, strict=True)]
         peaks = [row["sides"][size]["peak_mb"] for row, size in zip(rows, files, strict=True)]
         steps = [

@@ -2,9 +2,9 @@
 
     python -m benchmarks.tokenizer                       # the demo's chats; or --text book.txt.gz --megabytes 20
 
-Peers: `pip install rustbpe` (skipped where it is missing); the others are dependencies. All encoders hold the same
-vocabulary, ours, and must give the same tokens. rustbpe learns its own, with the same pre-tokenizer: its merges must
-compress as well (within 1 %).
+Peers: rustbpe (`pip install 'wuya[rustbpe]'`; left out where it is missing) and dependencies of ours. All encoders
+hold the same vocabulary, ours, and must give the same tokens. rustbpe learns its own, with the same pre-tokenizer: its
+merges must compress as well (within 1 %).
 """
 
 import gzip
@@ -59,17 +59,21 @@ def main() -> None:
         print("rustbpe is not installed: left out")
     else:
         training["rustbpe"] = lambda: void(train_rustbpe(documents, arguments.vocab_size))
+        training["ours, rustbpe"] = lambda: void(
+            train_tokenizer(documents, vocab_size=arguments.vocab_size, trainer="rustbpe")
+        )
         encoding["rustbpe"] = lambda: void(rust.batch_encode(documents))
         rust_ratio = num_bytes / sum(map(len, rust.batch_encode(documents)))
         checks["bytes a token, rustbpe"] = round(rust_ratio, 3)
         assert abs(rust_ratio * sum(map(len, ids)) / num_bytes - 1) < 0.01, "rustbpe compresses differently"
     megabytes = num_bytes / 1e6
+    rounds = alternate(training, pairs=arguments.pairs)
+    peers = [side for side in training if not side.startswith("ours")]
     rows = [
-        row_of(
-            f"train BPE, {megabytes:.1f} MB, vocabulary {arguments.vocab_size:,}",
-            alternate(training, pairs=arguments.pairs),
-            amount=megabytes, unit="MB/s", target=0.5,
-        ),
+        *(row_of(
+            f"train BPE, {megabytes:.1f} MB, vocabulary {arguments.vocab_size:,}{side.removeprefix('ours')}",
+            rounds.of([side, *peers]), amount=megabytes, unit="MB/s", ours=side, target=0.5,
+        ) for side in training if side.startswith("ours")),
         row_of(
             f"encode {megabytes:.1f} MB in documents", alternate(encoding, pairs=arguments.pairs), amount=megabytes,
             unit="MB/s", target=0.9, checks=checks,

@@ -72,6 +72,20 @@ def test_same_ids_from_us_the_naive_encoder_tokenizers_and_tiktoken(tokenizer: T
     assert ids == naive_encode(tokenizer, text)
 
 
+def test_merges_learned_by_rustbpe_are_a_tokenizer_like_any_other() -> None:
+    pytest.importorskip("rustbpe")
+    texts = [*random_texts(), "The crow said caw caw. aaaaaaa " * 5]
+    ours, other = (train_tokenizer(texts, vocab_size=500, trainer=name) for name in ("tokenizers", "rustbpe"))
+    assert other.vocab_size == 500 and other._twin is not None and other.special_ids == ours.special_ids
+    for text in texts:
+        assert other.encode(text) == naive_encode(other, text)
+        assert other.decode(other.encode(text)) == text
+    counts = [sum(map(len, tokenizer.encode_batch(texts))) for tokenizer in (ours, other)]
+    assert abs(counts[1] / counts[0] - 1) < 0.01
+    with pytest.raises(DataError, match="there is no text"):
+        train_tokenizer([""], vocab_size=500, trainer="rustbpe")
+
+
 def test_any_text_and_any_bytes_round_trip(tokenizer: Tokenizer) -> None:
     for text in random_texts():
         assert tokenizer.decode(tokenizer.encode(text)) == text

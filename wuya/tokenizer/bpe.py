@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from wuya.errors import ConfigError, DataError
 from wuya.files import write_atomic
 from wuya.tokenizer.foreign import foreign_bytes, read_settings, read_template, token_content
 from wuya.tokenizer.pre_tokenizers import PreTokenizerName, named_pre_tokenizer
+from wuya.tokenizer.rust_trainer import learned_tokens, merges_of
 from wuya.tokenizer.templates import CHATML
 from wuya.tokenizer.tiktoken_twin import BYTE_OF, LONG_WHITESPACE, proven_twin, token_to_bytes
 
@@ -271,30 +272,52 @@ class Tokenizer:
         return id
 
 
-def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
-    """Learn byte-level BPE with Qwen2's pre-tokenizer; the same texts always give the same file.
+TrainerName = Literal["tokenizers", "rustbpe"]
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int, trainer: TrainerName = "tokenizers") -> Tokenizer:
+    """Learn byte-level BPE with Qwen2's pre-tokenizer; the same texts and trainer always give the same file.
 
     Args:
         texts: documents; read once, only counts of their pieces are kept in memory.
         vocab_size: tokens to learn, with the 256 bytes and 3 specials. Little text may not hold that many pairs: the
             result's `vocab_size` is what was found.
+        trainer: who counts and merges; see `rust_trainer`.
     """
     if vocab_size < SMALLEST_VOCABULARY:
         raise ConfigError(
             f"vocab_size must be at least {SMALLEST_VOCABULARY}: 256 bytes and {len(SPECIAL_TOKENS)} special tokens",
             found=str(vocab_size),
         )
+    if trainer == "rustbpe":
+        return _from_tokens(learned_tokens(_training_pieces(texts), vocab_size - len(SPECIAL_TOKENS)))
     backend = Backend(models.BPE())
     _make_byte_level(backend, "qwen2")
-    trainer = trainers.BpeTrainer(
+    learner = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=1,
         special_tokens=[_special(token) for token in SPECIAL_TOKENS],
         initial_alphabet=sorted(BYTE_OF),
         show_progress=False,
     )
-    backend.train_from_iterator(_training_pieces(texts), trainer)
+    backend.train_from_iterator(_training_pieces(texts), learner)
     return Tokenizer(backend, {"eos_token": TURN_END, "pad_token": DOCUMENT_END}, chat_template=CHATML)
+
+
+def _from_tokens(tokens: list[bytes]) -> Tokenizer:
+    """Ids as `tokenizers` gives them: specials, bytes in the order of their characters, merges as learned."""
+    character_of = {byte: character for character, byte in BYTE_OF.items()}
+
+    def spelled(data: bytes) -> str:
+        return "".join(character_of[byte] for byte in data)
+
+    ordered = [*SPECIAL_TOKENS, *sorted(BYTE_OF), *map(spelled, tokens[256:])]
+    return Tokenizer.from_parts(
+        {token: id for id, token in enumerate(ordered)},
+        [(spelled(left), spelled(right)) for left, right in merges_of(tokens)],
+        pre_tokenizer="qwen2", special_tokens={token: id for id, token in enumerate(SPECIAL_TOKENS)},
+        eos_token=TURN_END, pad_token=DOCUMENT_END, chat_template=CHATML,
+    )  # fmt: skip
 
 
 def _training_pieces(texts: Iterable[str], size: int = 1 << 16) -> Iterator[str]:
