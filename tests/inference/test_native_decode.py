@@ -9,7 +9,7 @@ import torch
 from tests.inference.naive import sharp_model
 from wuya.inference.engine import Engine
 from wuya.inference.kv_cache import KVCache
-from wuya.inference.native_decode import native_decode
+from wuya.inference.native_decode import NativeDecode, native_decode
 from wuya.inference.sampling import SamplingParams
 from wuya.models import native, presets
 from wuya.models.config import GPTConfig
@@ -91,6 +91,29 @@ def test_the_engine_samples_the_same_tokens_either_way(monkeypatch: pytest.Monke
         for got, wanted in zip(chain(*fast), chain(*slow), strict=True):
             assert got.token_ids == wanted.token_ids and got.finish_reason == wanted.finish_reason
             assert got.logprobs == pytest.approx(wanted.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("sampling", [
+    SamplingParams(max_tokens=40, temperature=0), SamplingParams(max_tokens=40, temperature=0.3, seed=1),
+    SamplingParams(max_tokens=40, temperature=0.5, top_k=5, seed=2, stop_token_ids=(1,)),
+    SamplingParams(max_tokens=100, temperature=0, seed=3),
+])  # fmt: skip
+def test_guesses_from_the_text_change_no_token(sampling: SamplingParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, steps = sharp_model(), []
+    decode = NativeDecode.__call__
+    monkeypatch.setattr(NativeDecode, "__call__", lambda *a, **b: steps.append(len(a[1])) or decode(*a, **b))
+    prompts = [[3, 4, 5, 6] * 3, [9, 8, 7]]
+    plain, ahead = (Engine(model, max_batch_size=1, lookup=lookup) for lookup in (0, 4))
+    wanted = plain.generate(prompts, sampling)
+    plain_steps = len(steps)
+    steps.clear()
+    assert ahead.generate(prompts, sampling) == wanted
+    assert len(steps) < plain_steps and max(steps) > 1
+    for reuse in (False, True, True):  # the second turn reads on from what guesses left in the cache
+        [[first]] = plain.generate(prompts[:1], sampling)
+        assert tuple(ahead.stream(prompts[0], sampling, reuse_prefix=reuse)) == first.token_ids
+    batched = Engine(model, lookup=4).generate(prompts, sampling)  # guesses begin when one is left alone
+    assert [g.token_ids for g in chain(*batched)] == [g.token_ids for g in chain(*wanted)]
 
 
 def test_other_models_are_left_to_torch() -> None:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from wuya.inference.kv_cache import KVCache
+from wuya.inference.lookup import followers
 from wuya.inference.native_decode import native_decode
-from wuya.inference.sampling import sample_rows, uniforms
+from wuya.inference.rows import Rows
 from wuya.inference.scheduler import Request, RowHook, Scheduler
 from wuya.models.gpt import GPT
 
@@ -57,29 +58,6 @@ class _Prefill:
         return len(self.requests) * self.copies
 
 
-class _Rows:
-    """State of every row, one tensor a field; columns beyond the running rows are meaningless."""
-
-    def __init__(self, num_rows: int, num_stops: int, device: torch.device) -> None:
-        def ints() -> Tensor:
-            return torch.zeros(num_rows, dtype=torch.int64, device=device)
-
-        self.sequence_R, self.seed_R, self.token_R = ints(), ints(), ints()
-        self.count_R = ints()
-        """Tokens sampled so far."""
-        self.limit_R = ints()
-        """Tokens after which the row ends with reason `length`."""
-        self.stops_RS = torch.full((num_rows, num_stops), -1, dtype=torch.int64, device=device)
-        self.top_k_R = ints()
-        self.temperature_R = torch.ones(num_rows, device=device)
-        self.top_p_R = torch.ones(num_rows, device=device)
-        self.min_p_R = torch.zeros(num_rows, device=device)
-
-    def fields(self) -> tuple[Tensor, ...]:
-        return (self.sequence_R, self.seed_R, self.token_R, self.count_R, self.limit_R, self.stops_RS, self.top_k_R,
-                self.temperature_R, self.top_p_R, self.min_p_R)  # fmt: skip
-
-
 class Batch:
     """Continuous batching over one KV cache. `submit` requests, then `step` while `busy`."""
 
@@ -93,19 +71,24 @@ class Batch:
         prefill_tokens: int = 2048,
         max_rows: int | None = None,
         alternate: bool = False,
+        lookup: int = 0,
     ) -> None:
         """
         Args:
             max_rows: most rows the cache may be resized to; what it has now if absent.
             alternate: while a long prompt is read in chunks, let the running rows take a step after each.
+            lookup: while one row runs alone, guess so many tokens ahead (see `lookup.followers`): a step may then give
+                several tokens of that row, the same as without.
         """
         self.model, self.cache, self.max_length = model, cache, max_length
         self._native = native_decode(model)
+        self._lookup = lookup if self._native is not None else 0
+        self._ids: dict[int, list[int]] = {}  # of every sequence that runs, its prompt first; kept for `lookup` only
         self.num_running = 0
         self.num_prefilled = 0
         """Prompt tokens read so far, padding included."""
         self.scheduler = Scheduler(prefill_tokens=prefill_tokens, patience_rows=max(1, cache.num_rows // 8))
-        self._rows = _Rows(max_rows or cache.num_rows, num_stops, model.device)
+        self._rows = Rows(max_rows or cache.num_rows, num_stops, model.device)
         self._alternate = alternate
         self._chunk_was_last = False
         self._hooks: dict[int, RowHook] = {}
@@ -113,8 +96,6 @@ class Batch:
         """Called for each row that ends, with its sequence and a view of its keys and values (`KVCache.read_row`)."""
         self._prefill: _Prefill | None = None
         self._cancelled: set[int] = set()
-        # True once any request wants it: a step pays only for what is used
-        self._any_temperature = self._any_top_k = self._any_top_p = self._any_min_p = False
 
     @property
     def reading(self) -> bool:
@@ -146,11 +127,7 @@ class Batch:
         """Queue one prompt with its K completions."""
         assert 0 < len(request.prompt) < self.max_length and 0 < len(request.sequences) <= self.cache.num_rows
         assert len(request.stop_token_ids) <= self._rows.stops_RS.shape[1]
-        sampling = request.sampling
-        self._any_temperature |= sampling.temperature != 1.0
-        self._any_top_k |= sampling.top_k > 0
-        self._any_top_p |= sampling.top_p < 1
-        self._any_min_p |= sampling.min_p > 0
+        self._rows.expect(request.sampling)
         self.scheduler.waiting.append(request)
 
     def cancel(self, sequences: Collection[int]) -> None:
@@ -177,6 +154,8 @@ class Batch:
             self._chunk_was_last = self._prefill is not None and not rows_wait
             if self._prefill is not None and not rows_wait:
                 return self._step_prefill(self._prefill)
+            if self.num_running == 1 and self._lookup and not self._hooks and (guess := self._guess()):
+                return self._step_ahead(guess)
             return self._step_decode() if self.num_running else None
         finally:
             if was_training:
@@ -274,6 +253,7 @@ class Batch:
         stops_BS = torch.tensor(stops, dtype=torch.int64, device=device).view(len(requests), num_stops)
         state.stops_RS[rows] = stops_BS.repeat_interleave(prefill.copies, dim=0)
         for request in requests:
+            self._ids |= {sequence: list(request.prompt) for sequence in request.sequences if self._lookup}
             wanted = zip(request.sequences, request.hooks, strict=True) if request.hooks else ()
             self._hooks |= {sequence: hook for sequence, hook in wanted if hook is not None}
 
@@ -289,6 +269,39 @@ class Batch:
         hidden_B1D = self.model(ids_B1, positions_BT=positions_B1, cache=self.cache)
         return self._sample(0, self.model.logits(hidden_B1D.squeeze(1)))
 
+    def _guess(self) -> list[int]:
+        """What may follow in the one running row; nothing beyond its limit, where its cache may end."""
+        state = self._rows
+        room = int(state.limit_R[0] - state.count_R[0]) - 1
+        return followers(self._ids[int(state.sequence_R[0])], min(self._lookup, room))
+
+    def _step_ahead(self, guess: list[int]) -> StepOutput:
+        """Row 0's last token and those guessed to follow, in one forward: of the tokens sampled after each, those up to
+        the first that was not guessed are what steps of one token would have given, for each token of a row has its
+        own random number and its logits don't depend on what is computed beside it.
+        """
+        assert self._native is not None
+        state, cache, ahead_M = self._rows, self.cache, torch.arange(len(guess) + 1)
+        ids_M = torch.cat([state.token_R[:1], torch.tensor(guess)])
+        logits_MV = self._native(ids_M, cache.lengths_R[:1] + ahead_M, cache, one_row=True)
+        first, count_M = torch.zeros_like(ahead_M), state.count_R[:1] + ahead_M
+        token_M, logprob_M = state.draw(first, logits_MV, count_M)
+        stopped_M = (token_M.unsqueeze(1) == state.stops_RS[:1]).any(dim=1)
+        finished_M = stopped_M | (count_M + 1 >= state.limit_R[:1])
+        last_M = finished_M.clone()
+        last_M[:-1] |= token_M[:-1] != ids_M[1:]
+        last_M[-1] = True
+        num = int(last_M.int().argmax()) + 1
+        cache.lengths_R[0] += num
+        state.count_R[0] += num
+        state.token_R[0] = token_M[num - 1]
+        output = StepOutput(state.sequence_R[first[:num]], token_M[:num], logprob_M[:num], finished_M[:num],
+                            stopped_M[:num])  # fmt: skip
+        self._remember(output)
+        if finished_M[num - 1]:
+            self._retire(finished_M[num - 1 : num])
+        return output
+
     # -- sample, retire --------------------------------------------------------------------------------------------
 
     def _sample(self, first_row: int, logits_BV: Tensor) -> StepOutput:
@@ -299,14 +312,7 @@ class Batch:
             hooks = [(row, self._hooks[s]) for row, s in enumerate(state.sequence_R[rows].tolist()) if s in self._hooks]
             for row, hook in hooks:
                 hook.before(logits_BV[row])
-        token_B, logprob_B = sample_rows(
-            logits_BV,
-            uniforms(state.seed_R[rows], count_B),
-            temperature_B=state.temperature_R[rows] if self._any_temperature else None,
-            top_k_B=state.top_k_R[rows] if self._any_top_k else None,
-            top_p_B=state.top_p_R[rows] if self._any_top_p else None,
-            min_p_B=state.min_p_R[rows] if self._any_min_p else None,
-        )
+        token_B, logprob_B = state.draw(rows, logits_BV, count_B)
         count_B += 1  # a view: counts in place
         state.token_R[rows] = token_B
         stopped_B = (token_B.unsqueeze(1) == state.stops_RS[rows]).any(dim=1)
@@ -314,6 +320,7 @@ class Batch:
         for row, hook in hooks:
             hook.after(int(token_B[row]))
         output = StepOutput(state.sequence_R[rows].clone(), token_B, logprob_B, finished_B, stopped_B)
+        self._remember(output)
         if finished_B.any():
             everyone_B = torch.zeros(self.num_running, dtype=torch.bool, device=finished_B.device)
             everyone_B[rows] = finished_B
@@ -321,6 +328,11 @@ class Batch:
                 self._hooks.pop(sequence, None)
             self._retire(everyone_B)
         return output
+
+    def _remember(self, output: StepOutput) -> None:
+        if self._lookup:
+            for sequence, token in zip(output.sequence_B.tolist(), output.token_B.tolist(), strict=True):
+                self._ids[sequence].append(token)
 
     def _retire(self, leaves_B: Tensor) -> None:
         """Free these of the running rows; the last ones move into the holes."""

@@ -57,6 +57,7 @@ class Engine:
         seed: int = 0,
         prefill_tokens: int = 2048,
         max_cache_bytes: int = 1 << 30,
+        lookup: int = 0,
     ) -> None:
         """
         Args:
@@ -68,12 +69,14 @@ class Engine:
             prefill_tokens: most prompt tokens of one forward; a cancel waits for one forward at most.
             max_cache_bytes: keys and values held at once, at least one sequence's; longer sequences, fewer at a time.
                 What is sampled does not depend on it.
+            lookup: tokens guessed ahead from what the text repeats, while one sequence runs alone in a model which the
+                C++ step knows; faster where answers quote their prompt. What is sampled does not depend on it.
         """
         self.model = model
         self.max_batch_size = max_batch_size
         self.max_length = min(max_length or model.config.context_length, model.config.context_length)
         self.prefill_tokens = prefill_tokens
-        self.max_cache_bytes = max_cache_bytes
+        self.max_cache_bytes, self.lookup = max_cache_bytes, lookup
         self.generator = torch.Generator().manual_seed(seed)
         self.default_stops = () if tokenizer is None else (tokenizer.eos_id,)
         self._chat_ids: tuple[int, ...] = ()
@@ -103,7 +106,7 @@ class Engine:
         stops = sampling.stop_token_ids or self.default_stops
         cache = self._new_cache(num_rows, length)  # freed on return: training wants the memory
         batch = Batch(self.model, cache, max_length=self.max_length, num_stops=len(stops),
-                      prefill_tokens=self.prefill_tokens)  # fmt: skip
+                      prefill_tokens=self.prefill_tokens, lookup=self.lookup)  # fmt: skip
         for request in self._requests(prompts, sampling, stops, num_samples, num_rows):
             batch.submit(request)
         outputs: list[StepOutput] = []
@@ -135,7 +138,7 @@ class Engine:
         cache, num_cached = self._chat_prefix(prompt, length) if reuse_prefix else (self._new_cache(1, length), 0)
         stops = sampling.stop_token_ids or self.default_stops
         batch = Batch(self.model, cache, max_length=self.max_length, num_stops=len(stops),
-                      prefill_tokens=self.prefill_tokens)  # fmt: skip
+                      prefill_tokens=self.prefill_tokens, lookup=self.lookup)  # fmt: skip
         seed = int(self._seeds(sampling, 1)[0])
         batch.submit(Request(prompt=prompt, sampling=sampling, stop_token_ids=stops, sequences=(0,), seeds=(seed,),
                              num_cached=num_cached))  # fmt: skip
@@ -143,9 +146,9 @@ class Engine:
         try:
             while batch.busy:
                 output = batch.step()
-                if output is not None:
-                    ids.append(int(output.token_B[0]))
-                    yield ids[-1]
+                for token in () if output is None else output.token_B.tolist():
+                    ids.append(token)
+                    yield token
         finally:
             if reuse_prefix and len(ids) > len(prompt):
                 self._chat_cache, self._chat_ids = cache, tuple(ids[:-1])  # the last token was never read

@@ -5,8 +5,6 @@ adapter, GPT-2, CUDA, bfloat16, decodes with `GPT.forward`, which is also the or
 (tests/inference/test_native_decode.py).
 """
 
-from ctypes import c_void_p
-
 import torch
 from torch import Tensor, nn
 
@@ -35,14 +33,17 @@ class NativeDecode:
             head=head,
         )  # fmt: skip
 
-    def __call__(self, ids_B: Tensor, lengths_B: Tensor, cache: KVCache) -> Tensor:
-        """Logits [B, V] of one more token for the first B rows, whose keys and values are written at `lengths_B`."""
+    def __call__(self, ids_B: Tensor, lengths_B: Tensor, cache: KVCache, *, one_row: bool = False) -> Tensor:
+        """Logits [B, V] of one more token for the first B rows, whose keys and values are written at `lengths_B`.
+
+        With `one_row` the tokens follow each other in row 0: `lengths_B` counts up by one.
+        """
         library, storage = native.kernels(), cache.storage
         assert library is not None and ids_B.is_contiguous() and lengths_B.is_contiguous() and storage.is_contiguous()
         logits_BV = torch.empty(len(ids_B), self.vocab_size)
-        pointers = (c_void_p(tensor.data_ptr()) for tensor in (ids_B, lengths_B, storage))
-        library.wuya_decode(self._model, len(ids_B), *pointers, storage.shape[2], storage.shape[4],
-                            logits_BV.data_ptr(), native.threads())  # fmt: skip
+        library.wuya_decode(self._model, len(ids_B), ids_B.data_ptr(), lengths_B.data_ptr(), one_row,
+                            storage.data_ptr(), storage.shape[2], storage.shape[4], logits_BV.data_ptr(),
+                            native.threads())  # fmt: skip
         return logits_BV
 
 

@@ -1,4 +1,4 @@
-"""The C++ kernels of native.cpp: compiled on first use, kept in the user's cache folder.
+"""The C++ of native.cpp and native_products.h: compiled on first use, kept in the user's cache folder.
 
     library = kernels()          # None: no compiler, or switched off; then torch does the work, slower
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from wuya.console import warn
 from wuya.environment import cpu_flags, cpu_name
 
-SOURCE = Path(__file__).with_name("native.cpp")
+SOURCE, HEADER = (Path(__file__).with_name(name) for name in ("native.cpp", "native_products.h"))
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
          "-ffp-contract=fast", "-fopenmp")  # fmt: skip
 FLOAT32, INT8, INT4 = 0, 8, 4
@@ -65,17 +65,8 @@ def kernels() -> ctypes.CDLL | None:
         return None
     library.wuya_linear.argtypes = [POINTER(Linear), c_void_p, c_int64, c_void_p, c_int]
     library.wuya_linear.restype = None
-    library.wuya_decode.argtypes = [
-        POINTER(Model),
-        c_int,
-        c_void_p,
-        c_void_p,
-        c_void_p,
-        c_int64,
-        c_int64,
-        c_void_p,
-        c_int,
-    ]
+    library.wuya_decode.argtypes = [POINTER(Model), c_int, c_void_p, c_void_p, c_int, c_void_p, c_int64, c_int64,
+                                    c_void_p, c_int]  # fmt: skip
     library.wuya_decode.restype = None
     return library
 
@@ -104,7 +95,8 @@ def _built() -> Path:
     if compiler is None:
         raise FileNotFoundError("no g++ or c++ found; set $CXX")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
-    parts = (SOURCE.read_text(encoding="utf-8"), version, *FLAGS, cpu_name(), *sorted(cpu_flags()))
+    code = (file.read_text(encoding="utf-8") for file in (SOURCE, HEADER))
+    parts = (*code, version, *FLAGS, cpu_name(), *sorted(cpu_flags()))
     name = f"kernels-{sha256(' '.join(parts).encode()).hexdigest()[:16]}.so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wuya"
     if (folder / name).exists():
