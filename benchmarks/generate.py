@@ -228,23 +228,15 @@ def ctranslate2_side(folder: str, kind: str, threads: int) -> Generate:
 
 def openvino_side(path: str, threads: int) -> Generate:
     """Continuous batching over a GGUF file."""
-    import numpy as np
-    import openvino
     import openvino_genai as genai
+
+    from benchmarks.backend import directly
 
     scheduler = genai.SchedulerConfig()
     scheduler.cache_size = 2
     scheduler.max_num_seqs = 512
-    pipeline: Any = genai.LLMPipeline(path, "CPU", scheduler_config=scheduler, INFERENCE_NUM_THREADS=threads)
-
-    def generate(prompts: Prompts, new_tokens: int) -> Prompts:
-        config = genai.GenerationConfig(max_new_tokens=new_tokens, min_new_tokens=new_tokens, ignore_eos=True,
-                                        do_sample=False)  # fmt: skip
-        ids = openvino.Tensor(np.asarray(prompts, dtype=np.int64))
-        result = pipeline.generate(ids, config)
-        return [list(tokens)[-new_tokens:] for tokens in result.tokens]
-
-    return generate
+    pipeline = genai.ContinuousBatchingPipeline(path, scheduler, "CPU", {"INFERENCE_NUM_THREADS": threads}, {})
+    return lambda prompts, new_tokens: directly(pipeline, prompts, new_tokens)
 
 
 if __name__ == "__main__":
