@@ -20,6 +20,9 @@ from typing import Any
 
 from benchmarks.common import Row, finish, parser_of
 from scripts.plan_memory import CASES, RETURN_FREED_MEMORY, measure_apart, resident
+from wuya.records import Message
+from wuya.tokenizer.bpe import Tokenizer
+from wuya.tokenizer.chat_format import encode_prompt
 
 SIZE = {"num_layers": 6, "model_dim": 384, "vocab_size": 8192}
 LORA_RANK = 8
@@ -97,7 +100,7 @@ def inference() -> dict[str, Any]:
     from wuya.inference.engine import Engine
     from wuya.inference.sampling import SamplingParams
     from wuya.models.gpt import GPT
-    from wuya.models.planner import kv_cache_bytes, rotary_table, weight_bytes
+    from wuya.models.planner import decoder_bytes, kv_cache_bytes, prefill_bytes, rotary_table
     from wuya.models.presets import modern, tiny
 
     Engine(GPT(tiny()).eval()).generate([[1, 2]], SamplingParams(max_tokens=4))
@@ -106,7 +109,8 @@ def inference() -> dict[str, Any]:
     engine = Engine(GPT(config).eval())
     engine.generate([[1 + n] * PROMPT for n in range(ROWS)], SamplingParams(max_tokens=COMPLETION, temperature=0))
     cache = kv_cache_bytes(config, length=PROMPT + COMPLETION, batch_size=ROWS)
-    return figures(weight_bytes(config.num_parameters, "float32") + 4 * rotary_table(config) + cache, before)
+    reading = prefill_bytes(config, tokens=ROWS * PROMPT)
+    return figures(decoder_bytes(config, "float32") + 4 * rotary_table(config) + cache + reading, before)
 
 
 def sft() -> dict[str, Any]:
@@ -133,8 +137,7 @@ def ppo(lora_rank: int = 0) -> dict[str, Any]:
     config = modern(**SIZE, context_length=PROMPT + COMPLETION)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prompt = "the cat sat on the mat " * 20
-        rows = [json.dumps({"id": str(n), "prompt": prompt[: 60 + n % 8]}) for n in range(2 * ROWS)]
+        rows = [json.dumps({"id": str(n), "prompt": full_prompt(tokenizer, n)}) for n in range(2 * ROWS)]
         (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n")
 
         def updates(model: GPT, place: Path) -> None:
@@ -156,6 +159,14 @@ def ppo(lora_rank: int = 0) -> dict[str, Any]:
         rollout_batch_size=ROWS, lora_rank=lora_rank,
     )  # fmt: skip
     return figures(planned.peak, before)
+
+
+def full_prompt(tokenizer: Tokenizer, number: int) -> str:
+    """A text of as many tokens as the plan is for; each number has its own."""
+    text = str(number)
+    while len(encode_prompt(tokenizer, [Message("user", text + "!?"[len(text) % 2])])) <= PROMPT:
+        text += "!?"[len(text) % 2]
+    return text
 
 
 CHILDREN = {"inference": inference, "sft": sft, "ppo": ppo, "ppo_trunk": lambda: ppo(LORA_RANK)}

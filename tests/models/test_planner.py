@@ -1,15 +1,18 @@
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import pytest
 import torch
 
+from wuya.models import native
 from wuya.models.checkpoint import checkpoint_tensors
 from wuya.models.config import GPTConfig
 from wuya.models.gpt import GPT
 from wuya.models.lora import adapter_parameters, add_lora
 from wuya.models.planner import (
     block_activation_bytes,
+    decoder_bytes,
     kv_cache_bytes,
     lora_activation_bytes,
     lora_parameters,
@@ -23,6 +26,7 @@ from wuya.models.planner import (
 )
 from wuya.models.ppo_memory import ppo_memory
 from wuya.models.presets import gpt2, modern, preset, smollm2_135m, tiny
+from wuya.models.quantize import PackedLinear, quantize_model
 
 MIB, GIB = 2**20, 2**30
 
@@ -84,7 +88,7 @@ SMALL: dict[str, GPTConfig] = {
 }  # fmt: skip
 
 
-def saved_bytes(model: GPT, batch_size: int, tokens: int) -> int:
+def saved_bytes(model: GPT, batch_size: int, tokens: int, *, wanted_BT: torch.Tensor | None = None) -> int:
     """What autograd keeps for the backward pass, weights and tables apart: each storage once."""
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, tuple[int, torch.Tensor]] = {}
@@ -96,7 +100,7 @@ def saved_bytes(model: GPT, batch_size: int, tokens: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        hidden_BTD = model(torch.zeros(batch_size, tokens, dtype=torch.long))
+        hidden_BTD = model(torch.zeros(batch_size, tokens, dtype=torch.long), wanted_BT=wanted_BT)
     assert hidden_BTD.requires_grad
     return sum(size for size, _ in kept.values())
 
@@ -107,6 +111,17 @@ def test_activations_of_a_block_are_what_autograd_keeps_to_the_byte(name: str, t
     one, two = (GPT(replace(SMALL[name], num_layers=layers)).train() for layers in (1, 2))
     measured = saved_bytes(two, 2, tokens) - saved_bytes(one, 2, tokens)
     assert block_activation_bytes(SMALL[name], batch_size=2, tokens=tokens) == measured
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_last_block_keeps_less_where_few_positions_are_read(name: str) -> None:
+    config, wanted_BT = SMALL[name], torch.zeros(2, 100, dtype=torch.bool)
+    wanted_BT[:, 70:] = True
+    model = GPT(config).train()
+    saved = saved_bytes(model, 2, 100) - saved_bytes(model, 2, 100, wanted_BT=wanted_BT)
+    whole, last = (block_activation_bytes(config, batch_size=2, tokens=100, read=read) for read in (None, 60))
+    final_norm = 0 if model.final_norm is None else 4 * (200 - 60) * config.model_dim
+    assert whole - last + final_norm == pytest.approx(saved, rel=0.02)
 
 
 def test_lora_parameters_and_activations() -> None:
@@ -194,3 +209,16 @@ def test_peak_of_a_training_step_is_as_measured_within_10_percent(size: int, che
     script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "plan_memory.py"))
     result = script["measure_apart"]({**script["CASES"][size], "activation_checkpointing": checkpointing})
     assert 0.9 < result["predicted_over_measured"] < 1.1, result
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_packed_weights_take_what_is_planned(bits: Literal["int8", "int4"], tied: bool) -> None:
+    if native.kernels() is None:
+        pytest.skip("no compiler: torch's own packed matrices have another size")
+    config = replace(modern(vocab_size=512, num_layers=2, model_dim=64, context_length=32), tie_embeddings=tied)
+    model = GPT(config)
+    quantize_model(model, bits)
+    packed = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    held = sum(p.nbytes for p in model.parameters()) + sum(module.packed.nbytes for module in packed)
+    assert held == pytest.approx(decoder_bytes(config, bits), rel=0.01)

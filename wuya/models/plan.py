@@ -21,8 +21,10 @@ from wuya.models.planner import (
     OptimizerKind,
     Precision,
     TrainingMemory,
+    decoder_bytes,
     kv_cache_bytes,
     lora_parameters,
+    prefill_bytes,
     published_activation_bytes,
     run_peak,
     state_bytes,
@@ -100,25 +102,27 @@ def model_facts(workload: Workload) -> Row:
 
 
 def inference_rows(workload: Workload, machine: Machine) -> list[Row]:
-    """Weights and KV cache by precision; int8 and int4 weights keep a 16-bit cache."""
+    """Weights, KV cache and reading the prompts, by precision; int8 and int4 weights keep a float32 cache."""
     config = workload.architecture
     rows = []
     for precision in PRECISIONS:
-        weights = weight_bytes(config.num_parameters, precision)
-        cache_precision: Precision = "float32" if precision == "float32" else "bfloat16"
+        weights = decoder_bytes(config, precision)
+        cache_precision: Precision = "bfloat16" if precision == "bfloat16" else "float32"
         cache = kv_cache_bytes(
             config, length=workload.context_length, batch_size=workload.num_sequences, precision=cache_precision
         )
         one = weights + cache / workload.num_sequences
+        prompts = workload.num_sequences * workload.context_length
+        total = weights + cache + prefill_bytes(config, tokens=prompts, precision=cache_precision)
         rows.append(
             {
                 "option": precision,
                 "weights": weights,
                 "kv_cache": cache,
-                "total": weights + cache,
-                "fits": weights + cache <= machine.free_bytes,
+                "total": total,
+                "fits": total <= machine.free_bytes,
                 "tokens_per_second_limit": decode_tokens_per_second(one, machine.read_bytes_per_second),
-                "runs_here": precision in ("float32", "bfloat16"),
+                "runs_here": True,
             }
         )
     return rows
@@ -143,7 +147,7 @@ def reward_rows(workload: Workload, machine: Machine) -> list[Row]:
     for rank, checkpointing in ((0, False), (0, True), (workload.lora_rank, False), (workload.lora_rank, True)):
         memory = training_memory(
             config, batch_size=batch_size, tokens=length, activation_checkpointing=checkpointing, accumulates=True,
-            lora_rank=rank, loss_tokens=0,
+            lora_rank=rank, read=batch_size, loss_tokens=0,
         )  # fmt: skip
         rows.append(_own_memory_row(workload, machine, memory, rank, "AdamW", checkpointing=checkpointing))
     return rows

@@ -30,6 +30,8 @@ LONGEST_BLOCKWISE = 512
 """Contexts up to here attend blockwise and keep their probabilities (fused.LONGEST)."""
 ROWS_AT_ONCE, LOGITS_AT_ONCE = 256, 2**19
 """The loss is computed in chunks of so many positions or logits, whichever is more (training/language_model.py)."""
+PREFILL_TOKENS = 2048
+"""Most prompt tokens of one forward (inference/engine.py)."""
 FLOAT = 4
 TOKENIZER_BYTES = 610
 """A token of a loaded tokenizer, both encoders with their tables; measured with 49,152 tokens."""
@@ -40,10 +42,27 @@ def weight_bytes(num_parameters: int, precision: Precision) -> float:
     return num_parameters * WEIGHT_BYTES[precision]
 
 
+def decoder_bytes(config: GPTConfig, precision: Precision) -> float:
+    """Bytes of the weights as the engine holds them; packed ones as models/quantize.py does: the matrices of the blocks
+    (4 bits with scale and lowest value for every 32) and the output matrix (8 bits), the input embedding in float32."""
+    if precision not in ("int8", "int4"):
+        return weight_bytes(config.num_parameters, precision)
+    matrices, table = _block_matrices(config), config.vocab_size * config.model_dim
+    others = config.num_parameters - matrices - (0 if config.tie_embeddings else table)
+    return matrices * (1 if precision == "int8" else 0.5 + 4 / INT4_GROUP) + table + FLOAT * others
+
+
 def kv_cache_bytes(config: GPTConfig, *, length: int, batch_size: int = 1, precision: Precision = "float32") -> float:
     """Keys and values of every layer for `length` tokens of `batch_size` sequences: 2 L K C T B bytes."""
     per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
     return per_token * length * batch_size * WEIGHT_BYTES[precision]
+
+
+def prefill_bytes(config: GPTConfig, *, tokens: int, precision: Precision = "float32") -> float:
+    """What reading a prompt holds for a moment: hidden states and the MLP of one block, for one forward's tokens."""
+    at_once = min(tokens, PREFILL_TOKENS)
+    mlp = config.mlp_dim * (4 if config.mlp == "swiglu" else 2)
+    return at_once * (3 * config.model_dim + mlp) * WEIGHT_BYTES[precision]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +112,24 @@ def published_activation_bytes(
     return tokens * batch_size * model_dim * (base + (0 if flash else scores * num_heads * tokens / model_dim))
 
 
-def block_activation_bytes(config: GPTConfig, *, batch_size: int, tokens: int) -> int:
-    """Bytes one of our blocks keeps for its backward pass: float32, CPU, dropout off."""
+def block_activation_bytes(config: GPTConfig, *, batch_size: int, tokens: int, read: int | None = None) -> int:
+    """Bytes one of our blocks keeps for its backward pass: float32, CPU, dropout off.
+
+    Args:
+        read: positions whose output is read, in the last block (`wanted_BT` of GPT); all of them when None. What comes
+            after attention is computed for these alone.
+    """
     N, D, F = batch_size * tokens, config.model_dim, config.mlp_dim
+    W = N if read is None else read
     Q, KV = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     rms = config.norm == "rmsnorm"
     # RMSNorm keeps the unit vector and its scale, LayerNorm its input, mean and 1/std; their outputs feed matrices.
-    norms = 2 * (N * D + N * (1 if rms else 2))
-    matrix_inputs = 2 * N * D + N * Q
+    norms = (D + (1 if rms else 2)) * (N + W if config.norm_position == "pre" else 2 * W)
+    matrix_inputs = N * D + W * (D + Q)
     head_norms = (N * Q + N * KV + N * (config.num_heads + config.num_kv_heads)) * config.qk_norm
     attention = _attention_floats(config, batch_size=batch_size, tokens=tokens)
     # SwiGLU: gate and up (one tensor), silu(gate), their product. GELU: its input and output. relu^2 the same.
-    mlp = N * F * (4 if config.mlp == "swiglu" else 2)
+    mlp = W * F * (4 if config.mlp == "swiglu" else 2)
     return FLOAT * (norms + matrix_inputs + head_norms + attention + mlp)
 
 
@@ -161,6 +186,7 @@ def training_memory(
     activation_checkpointing: bool = False,
     accumulates: bool = False,
     lora_rank: int = 0,
+    read: int | None = None,
     loss_tokens: int | None = None,
     chunked: bool = True,
 ) -> TrainingMemory:
@@ -171,7 +197,8 @@ def training_memory(
         tokens: T, the length of a row.
         accumulates: gradients of earlier microbatches are already there when a forward pass begins.
         lora_rank: train adapters of this rank on frozen weights; 0 trains everything.
-        loss_tokens: positions that meet the output matrix; all N when None (completions only: fewer).
+        read: positions whose last hidden state is read; all N when None (completions only: fewer).
+        loss_tokens: positions that meet the output matrix; as many as are read when None.
         chunked: logits are made in chunks, as in pre-training and SFT.
     """
     N, D, V = batch_size * tokens, config.model_dim, config.vocab_size
@@ -182,11 +209,14 @@ def training_memory(
     gradients = FLOAT * trained
     matrices = 0 if lora_rank or optimizer == "adamw" else _block_matrices(config)
     state = FLOAT * (2 * (trained - matrices) + matrices)
-    block = block_activation_bytes(config, batch_size=batch_size, tokens=tokens)
-    block += lora_activation_bytes(config, num_tokens=N, rank=lora_rank) if lora_rank else 0
-    kept = config.num_layers * (FLOAT * N * D if activation_checkpointing else block)
-    ends = FLOAT * 2 * N * D  # the final norm's and the output matrix's inputs
-    at_once = loss_tokens if loss_tokens is not None else N
+    adapters = lora_activation_bytes(config, num_tokens=N, rank=lora_rank) if lora_rank else 0
+    block, last = (
+        block_activation_bytes(config, batch_size=batch_size, tokens=tokens, read=positions) + adapters
+        for positions in (None, read)
+    )
+    kept = config.num_layers * FLOAT * N * D if activation_checkpointing else (config.num_layers - 1) * block + last
+    ends = FLOAT * 2 * (N if read is None else read) * D  # the final norm's and the output matrix's inputs
+    at_once = next(count for count in (loss_tokens, read, N) if count is not None)
     logits = FLOAT * 3 * at_once * V
     rows = max(ROWS_AT_ONCE, LOGITS_AT_ONCE // V)
     if chunked and not config.softcap and at_once > rows:  # both gradients are made with the loss

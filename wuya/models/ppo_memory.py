@@ -15,6 +15,7 @@ from wuya.models.planner import (
     StateBytes,
     kv_cache_bytes,
     lora_parameters,
+    prefill_bytes,
     rotary_table,
     saving_bytes,
     state_bytes,
@@ -98,17 +99,17 @@ def ppo_memory(
     counted = rows * completion
     trained: Literal["adamw", "muon"] = "muon" if optimizer == "muon" else "adamw"
     policy = training_memory(
-        config, batch_size=rows, tokens=length, optimizer=trained, lora_rank=lora_rank, loss_tokens=counted,
-        chunked=False,
+        config, batch_size=rows, tokens=length, optimizer=trained, lora_rank=lora_rank, read=counted, chunked=False,
     )  # fmt: skip
     value = training_memory(
-        critic, batch_size=rows, tokens=length, optimizer=trained, lora_rank=lora_rank, loss_tokens=0
+        critic, batch_size=rows, tokens=length, optimizer=trained, lora_rank=lora_rank, read=counted, loss_tokens=0
     )
     cached = min(max_batch_size, rollout_batch_size, int(MAX_CACHE_BYTES // kv_cache_bytes(config, length=length)))
     sampling = kv_cache_bytes(config, length=length, batch_size=max(1, cached))
+    reading = prefill_bytes(config, tokens=max(1, cached) * prompt)
     forward = policy.temporary + FLOAT * 2 * counted * config.vocab_size
     moments = {
-        "sampling": sampling + FLOAT * 2 * max(1, cached) * config.vocab_size,
+        "sampling": sampling + max(reading, FLOAT * 2.0 * max(1, cached) * config.vocab_size),
         "scoring": forward,
         "policy step": policy.peak - policy.weights - policy.optimizer,
         "value step": value.peak - value.weights - value.optimizer,
