@@ -19,6 +19,7 @@ from wuya.web.markdown.nodes import render as render_markdown
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.pages import render
 from wuya.web.service import Service, service_of
+from wuya.web.traffic import models_of
 
 router = APIRouter()
 router.include_router(lead.router)
@@ -98,7 +99,7 @@ async def preview(viewer: Labeler, service: ServiceOf, body: PreviewBody) -> Jso
     """A text as nodes to draw, or its length in tokens (null where no model is loaded)."""
     if not body.count:
         return {"nodes": render_markdown(body.text)}
-    models = service.engine.info().models
+    models = models_of(service.engine)
     try:
         return {"tokens": len(await service.engine.tokenize(models[0].alias, body.text)) if models else None}
     except WuyaError:
