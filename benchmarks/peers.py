@@ -13,13 +13,15 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGES = {"trl_ppo": "trl==1.8.0", "trl": "trl==1.16.0"}
+MADE = "made"
+"""The file in a venv that says all was installed."""
 
 
 def peer_python(name: str) -> Path:
     """The interpreter of a peer's venv; ends the program with the command that makes it where there is none."""
     folder = Path(os.environ.get("WUYA_PEERS", Path(__file__).parents[1] / ".venv" / "peers"))
     python = folder / name / "bin" / "python"
-    if not python.exists():
+    if not (folder / name / MADE).exists():
         raise SystemExit(f"there is no peer at {python}: python -m benchmarks.peers {name}")
     return python
 
@@ -29,11 +31,12 @@ def main() -> None:
         if name not in PACKAGES:
             raise SystemExit(__doc__)
         folder = Path(os.environ.get("WUYA_PEERS", Path(__file__).parents[1] / ".venv" / "peers")) / name
-        if (folder / "bin" / "python").exists():
+        if (folder / MADE).exists():
             continue
-        venv.create(folder, with_pip=True)
+        venv.create(folder, with_pip=True, clear=True)
         torch = f"torch=={metadata.version('torch')}"  # the same, so that kernels are no difference
         subprocess.run([folder / "bin" / "pip", "install", "--quiet", torch, PACKAGES[name]], check=True)
+        (folder / MADE).touch()
 
 
 if __name__ == "__main__":
