@@ -1,16 +1,20 @@
 """Accounts: one setup link, sessions that rotate, roles, invitations, resets, suspension."""
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
-from wuya.feedback.database import reading, writing
+from wuya.feedback.database import open_engine, reading, writing
 from wuya.feedback.store import FeedbackStore
 from wuya.web import audit
 from wuya.web.accounts import flows, store, totp
+from wuya.web.accounts.throttle import FREE, LoginThrottle
 from wuya.web.service import Service
-from wuya.web.tables import AuditRow, ChatMessage, Conversation, Share
+from wuya.web.tables import AuditRow, ChatMessage, Conversation, RateBucket, Share
 
 PASSWORD = "ravens solve puzzles"
 
@@ -102,15 +106,55 @@ def test_cookies_are_closed_to_scripts_and_other_sites(client: TestClient, servi
     assert client.cookies["wuya_session"] not in kept, "the database holds hashes only"
 
 
+class Clock:
+    now = 1e9
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_guessing_is_slowed_down(client: TestClient, service: Service) -> None:
     set_up(client, service)
+    clock = Clock()
+    service.put(LoginThrottle(service.database, clock=clock))
     body = {"email": "ann@example.org", "password": "wrong password"}
     codes = [client.post("/api/auth/login", json=body).json()["code"] for _ in range(7)]
-    assert codes[:5] == ["wrong_password"] * 5 and codes[-1] == "too_many_logins"
-    blocked = client.post("/api/auth/login", json=body | {"password": PASSWORD})
+    assert codes == ["wrong_password"] * 5 + ["too_many_logins"] * 2
+    right = body | {"password": PASSWORD}
+    blocked = client.post("/api/auth/login", json=right)
     assert blocked.status_code == 429 and int(blocked.headers["retry-after"]) >= 1
     other = client.post("/api/auth/login", json={"email": "nobody@example.org", "password": "x" * 12})
     assert other.json()["detail"] == "the address or the password is wrong", "the same words for nobody"
+    clock.now += 1
+    assert client.post("/api/auth/login", json=right).status_code == 204
+
+
+def test_several_processes_brake_together(database: str | Path) -> None:
+    """Each has its own throttle; a hundred tries sent at the same moment are not a hundred tries."""
+    engines = [open_engine(database) for _ in range(2)]
+    clock = Clock()
+    throttles = [LoginThrottle(engine, clock=clock) for engine in engines]
+    waits = []
+    threads = [
+        threading.Thread(target=lambda n=n: waits.append(throttles[n % 2].enter("ann", "192.0.2"))) for n in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(waits) == [0.0] * FREE + [1.0] * 15
+    clock.now += 1
+    assert throttles[0].enter("ann", "192.0.2") == 0 and throttles[1].enter("ann", "192.0.2") == 2
+    throttles[0].succeeded("ann", "192.0.2")
+    assert throttles[1].enter("ann", "192.0.2") == 0, "forgotten by all"
+    throttles[1].undecided("ann", "192.0.2")
+    others = [throttles[n % 2].enter(f"user {n}", "192.0.2") for n in range(60)]
+    assert [wait > 0 for wait in others] == [False] * 45 + [True] * 15, "a network has fifty in all"
+    assert throttles[0].enter("ann", "198.51.100") == 0
+    for engine in engines:
+        with reading(engine) as connection:
+            assert not any("ann" in name for name in connection.execute(select(RateBucket.name)).scalars())
+        engine.dispose()
 
 
 def test_roles_come_from_invitations_and_changing_them_signs_out(client: TestClient, service: Service) -> None:

@@ -1,6 +1,9 @@
 """Other sites, other hosts, oversized bodies, missing headers; and every route's permission against every role."""
 
 import json
+import socket
+import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +11,11 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.testclient import TestClient
 
+from tests.web.conftest import LiveServer
 from wuya.web.accounts.auth import PERMISSIONS, ROLES, permissions_of
 from wuya.web.routing import permission_of, routes_of
 from wuya.web.security import cross_site
+from wuya.web.settings import Settings
 
 OPEN = {
     "/", "/openapi.json", "/healthz", "/readyz", "/metrics", "/login", "/setup", "/join", "/reset",
@@ -105,6 +110,33 @@ def test_large_bodies_without_a_length_are_refused_too(client: TestClient) -> No
 
     answer = client.patch("/api/me", content=endless(), headers={"content-type": "application/json"})
     assert answer.status_code == 413
+
+
+class TestSlow:
+    """Bodies that dribble in: the handler does not wait for ever, and others are answered meanwhile."""
+
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> Settings:
+        return Settings(workspace=tmp_path / "workspace", body_seconds=0.5)
+
+    def test_a_body_that_does_not_come_is_given_up(self, live_server: LiveServer) -> None:
+        host, port = live_server.url.removeprefix("http://").split(":")
+        heads = [
+            "PATCH /api/me HTTP/1.1\r\n", "POST /v1/chat/completions HTTP/1.1\r\n", "POST /api/import HTTP/1.1\r\n",
+        ]  # fmt: skip
+        slow = [socket.create_connection((host, int(port)), timeout=30) for _ in heads]
+        try:
+            for connection, head in zip(slow, heads, strict=True):
+                rest = f"host: {host}:{port}\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{{"
+                connection.sendall((head + rest).encode())
+            with urllib.request.urlopen(live_server.url + "/api/me", timeout=30) as answer:
+                assert answer.status == 200
+            for connection in slow:
+                first = connection.recv(65536).decode()
+                assert first.startswith("HTTP/1.1 408") and "request_timeout" in first + connection.recv(65536).decode()
+        finally:
+            for connection in slow:
+                connection.close()
 
 
 def test_deep_json_is_an_error_of_the_caller(client: TestClient) -> None:

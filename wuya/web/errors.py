@@ -64,6 +64,7 @@ _CODES = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "request_too_large",
     415: "unsupported_media_type",
     429: "rate_limited",
@@ -120,7 +121,7 @@ def as_api_error(error: WuyaError) -> ApiError:
     if isinstance(error, ContextTooLong):
         return ApiError(400, error.code, text, param="messages")
     if isinstance(error, Unsupported):
-        return ApiError(400, error.code, text)
+        return ApiError(400, error.code, text, param=error.param or None)
     if isinstance(error, RunLocked):
         return ApiError(503, "busy", text, retry_after=2)
     if isinstance(error, RunError):

@@ -3,6 +3,7 @@
 No BaseHTTPMiddleware: with it a handler never learns that its client has left (docs/concepts/service.md).
 """
 
+import asyncio
 import logging
 import re
 import secrets
@@ -163,13 +164,23 @@ class Shield:
         return self.settings.max_import_bytes if path in IMPORT_PATHS else self.settings.max_body_bytes
 
     def _limited(self, request: Request, receive: Receive) -> Receive:
-        """Count the body of a request that does not say its length."""
-        limit, seen = self._limit(local_path(request)), 0
+        """Count the body of a request that does not say its length; one that dribbles in holds no handler for long."""
+        path, seen, is_whole = local_path(request), 0, False
+        limit = self._limit(path)
+        seconds = self.settings.body_seconds * (10 if path in IMPORT_PATHS else 1)
+        late = asyncio.get_running_loop().time() + seconds
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, is_whole
+            if is_whole:  # what comes now is that the client has left, and that may take an hour
+                return await receive()
+            try:
+                async with asyncio.timeout_at(late):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"the request was not whole after {seconds:g} s") from None
             if message["type"] == "http.request":
+                is_whole = not message.get("more_body", False)
                 seen += len(message.get("body", b""))
                 if seen > limit:
                     raise HTTPException(413, f"the request has more than {limit:,} bytes")

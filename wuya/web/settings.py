@@ -37,6 +37,8 @@ class Settings:
     """Largest request body."""
     max_import_bytes: int = 64 << 20
     """Largest body of the import endpoints."""
+    body_seconds: float = 60.0
+    """Longest time that a request's body may take to arrive; imports ten times as long."""
     job_seconds: float = 600.0
     """Longest time that a chat's answer may take."""
     default_model: str = ""

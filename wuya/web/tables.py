@@ -93,11 +93,11 @@ class UsageRow(Base):
 
 
 class RateBucket(Base):
-    """A token bucket of a key's limits; only with several web processes."""
+    """A token bucket of a key's limits (only with several web processes), or the wrong passwords of an account."""
 
     __tablename__ = "rate_buckets"
-    name: Mapped[str] = mapped_column(String(300), primary_key=True, doc="key, what is counted, limit a minute")
-    level: Mapped[float] = mapped_column(doc="what may be taken; below zero: a debt")
+    name: Mapped[str] = mapped_column(String(300), primary_key=True, doc="key, what, limit; or `login` and a hash")
+    level: Mapped[float] = mapped_column(doc="what may be taken; below zero: a debt. Wrong passwords: how many")
     at: Mapped[float] = mapped_column(index=True, doc="Unix seconds of the level")
 
 

@@ -3,12 +3,19 @@
 import base64
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
 from tests.web.chat.conftest import Chat, new_chat, ok
+from wuya.feedback.base import now, uuid7
+from wuya.feedback.database import writing
+from wuya.web.chat import ledger, messages
+from wuya.web.service import Service
+from wuya.web.tables import Conversation, Generation
 from wuya.web.tree import Tree
 
 
@@ -212,6 +219,26 @@ def test_limits(chat: Chat) -> None:
         assert chat.client.patch(f"/api/conversations/{chat.id}", json={"params": params}).status_code == 422
     assert chat.client.patch(f"/api/conversations/{chat.id}", json={"title": "x" * 201}).status_code == 422
     assert chat.client.get("/api/search", params={"q": "x" * 101}).status_code == 422
+
+
+def test_answers_that_another_process_writes_count_too(chat: Chat, service: Service) -> None:
+    """A person has six at once, over all web processes; those of a dead process don't count."""
+    asked = chat.say("hello")["message"]["id"]
+
+    def written_elsewhere() -> str:
+        with writing(service.database) as connection:
+            id, user = uuid7(), connection.execute(select(Conversation.user_id)).scalar()
+            answer = messages.add(connection, chat.id, asked, "assistant", "", status="streaming", generation_id=id)
+            row = {"id": id, "conversation_id": chat.id, "message_id": answer, "user_id": user, "state": "running"}
+            ledger.begin(connection, [row])
+            return id
+
+    ids = [written_elsewhere() for _ in range(6)]
+    refused = chat.client.post(f"/api/messages/{asked}/generate", json={})
+    assert (refused.status_code, refused.json()["code"]) == (429, "too_many_generations")
+    with writing(service.database) as connection:
+        connection.execute(update(Generation).where(Generation.id == ids[0]).values(heartbeat_at=now() - timedelta(1)))
+    chat.generate(asked)
 
 
 @pytest.mark.parametrize("text", ["\\ud800", "a\\u0000b", "\\udfff\\ud800"])

@@ -44,7 +44,7 @@ def encode_messages(
     if not rows:
         raise DataError("a chat needs at least one message")
     if tools and not knows_tools(tokenizer.chat_template):
-        raise Unsupported("this model's chat template has no place for tools")
+        raise Unsupported("this model's chat template has no place for tools", param="tools")
     goes_on = rows[-1]["role"] == "assistant" and not rows[-1].get("tool_calls")
     begun = rows.pop()["content"] if goes_on else ""
     if goes_on and not rows:

@@ -54,7 +54,8 @@ class GrammarCompiler:
         try:
             from llguidance import LLTokenizer
         except ImportError as error:
-            raise Unsupported("JSON schemas need the package llguidance", hint="`pip install llguidance`") from error
+            hint = "`pip install llguidance`"
+            raise Unsupported("JSON schemas need llguidance", param="response_format", hint=hint) from error
         self.vocab_size = vocab_size
         stops = sorted({tokenizer.eos_id, tokenizer.document_end_id})
         self._tokenizer = LLTokenizer(tokenizer.to_json(), n_vocab=vocab_size, eos_token=stops)

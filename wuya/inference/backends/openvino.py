@@ -106,6 +106,7 @@ def load_openvino(
         path=str(place),
         has_chat=bool(tokenizer.chat_template),
         has_tools=knows_tools(tokenizer.chat_template),
+        has_embeddings=False,
         created=int(max(file.stat().st_mtime for file in files)),
     )
     return OpenVINOModel(info, pipeline, tokenizer, vocab_size=config.vocab_size, slots=slots)
@@ -189,16 +190,18 @@ class OpenVINOModel:
         params = request.params
         missing = {
             "logit_bias": bool(params.logit_bias),
-            "JSON schemas": params.json_schema is not None,
+            "response_format": params.json_schema is not None,
             "top_logprobs": bool(params.logprobs),
         }
         if asked := [name for name, is_asked in missing.items() if is_asked]:
-            raise Unsupported(f"the OpenVINO engine does not know {', '.join(asked)}", found=self.info.alias)
+            what = f"the OpenVINO engine does not know {', '.join(asked)}"
+            raise Unsupported(what, param=asked[0], found=self.info.alias)
         self._config(request, 0)
 
     def compile_schema(self, schema: Mapping[str, Any]) -> Any:
         """Not here; `check` refused it."""
-        raise Unsupported("the OpenVINO engine does not know JSON schemas", found=self.info.alias)
+        what = "the OpenVINO engine does not know JSON schemas"
+        raise Unsupported(what, param="response_format", found=self.info.alias)
 
     def add(self, request: GenerationRequest, grammar: Any = None) -> None:
         """Queue its completions."""
@@ -249,11 +252,11 @@ class OpenVINOModel:
 
     def embed(self, ids: Sequence[int]) -> list[float]:
         """Not from this library."""
-        raise Unsupported("the OpenVINO engine gives no embeddings", found=self.info.alias)
+        raise Unsupported("the OpenVINO engine gives no embeddings", param="model", found=self.info.alias)
 
     def score(self, ids: Sequence[int], top: int) -> list[TokenLogprob]:
         """Not from this library."""
-        raise Unsupported("the OpenVINO engine does not score given texts", found=self.info.alias)
+        raise Unsupported("the OpenVINO engine does not score given texts", param="echo", found=self.info.alias)
 
     # -- helpers
 

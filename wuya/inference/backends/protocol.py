@@ -221,6 +221,11 @@ class Unsupported(WuyaError):
 
     code = "unsupported_parameter"
 
+    def __init__(self, what: str, *, param: str = "", found: str = "", hint: str = "") -> None:
+        super().__init__(what, found=found, hint=hint)
+        self.param = param
+        """OpenAI's name of what was asked with, where there is one."""
+
 
 # ---- what there is
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +241,8 @@ class ModelInfo:
     """It has a chat template."""
     has_tools: bool = False
     """Its chat template knows tools."""
+    has_embeddings: bool = True
+    """Its engine gives vectors of texts."""
     created: int = 0
     """Unix seconds, of the checkpoint."""
 

@@ -12,6 +12,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -255,7 +256,8 @@ class UpstreamEngine:
         params = request.params
         prompt = self._prompts.get(request.prompt_ids[0] if request.prompt_ids else 0)
         if prompt is None:
-            raise Unsupported("prompts for this engine are text, not token ids", hint="send the text itself")
+            what = "prompts for this engine are text, not token ids"
+            raise Unsupported(what, param="prompt", hint="send the text itself")
         body: dict[str, Any] = {"model": request.model, "stream": True, "stream_options": {"include_usage": True},
                                 "max_tokens": params.max_tokens}  # fmt: skip
         body |= {key: getattr(params, key) for key in PLAIN_KEYS if getattr(params, key) is not None}
@@ -288,14 +290,16 @@ class UpstreamEngine:
             "/embeddings", json={"model": model, "input": texts, "encoding_format": "float"}
         )
         if answer.status_code in (404, 405, 501):
-            raise Unsupported("the upstream server gives no embeddings of this model", found=self.base_url)
+            self._models[model] = replace(self._models[model], has_embeddings=False)
+            what = "the upstream server gives no embeddings of this model"
+            raise Unsupported(what, param="model", found=self.base_url)
         if answer.status_code != 200:
             raise refusal(answer, model)
         return [list(item["embedding"]) for item in sorted(answer.json()["data"], key=lambda item: item["index"])]
 
     async def score(self, model: str, ids: Sequence[int], top: int) -> list[TokenLogprob]:
         """Not by such an API."""
-        raise Unsupported("log-probs of a given text need a model of our own", found=self.base_url)
+        raise Unsupported("log-probs of a given text need a model of our own", param="echo", found=self.base_url)
 
     async def load(self, alias: str, path: str) -> None:
         """Not by such an API."""

@@ -1,7 +1,5 @@
 """Signing in and out, setting up, joining, resetting: what both the forms and `/api/auth` call."""
 
-import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +10,7 @@ from wuya.feedback.database import reading, writing
 from wuya.web import audit
 from wuya.web.accounts import passwords, store, totp
 from wuya.web.accounts.auth import Viewer, cookie_name, ip_prefix, viewer_of_row
+from wuya.web.accounts.throttle import LoginThrottle
 from wuya.web.errors import ApiError
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service, service_of
@@ -19,48 +18,10 @@ from wuya.web.service import Service, service_of
 SIGN_UP_MODES = ("closed", "invite", "open")
 
 
-class LoginThrottle:
-    """Slows down guessing: after five failures each further one doubles the wait, per account and network."""
-
-    free, longest, forget = 5, 900.0, 3600.0
-
-    def __init__(self) -> None:
-        self._failures: dict[tuple[str, str], tuple[int, float]] = {}
-        self._lock = threading.Lock()
-        self.total = 0
-
-    def wait(self, email: str, network: str) -> float:
-        """Seconds until the next try is looked at."""
-        with self._lock:
-            longest = 0.0
-            for key in ((email, network), ("", network)):
-                count, last = self._failures.get(key, (0, 0.0))
-                free = self.free if key[0] else self.free * 10
-                if count >= free:
-                    longest = max(longest, last + min(self.longest, 2.0 ** (count - free)) - time.monotonic())
-            return longest
-
-    def failed(self, email: str, network: str) -> None:
-        """Count a wrong password."""
-        with self._lock:
-            self.total += 1
-            at = time.monotonic()
-            if len(self._failures) > 10_000:
-                self._failures = {k: v for k, v in self._failures.items() if v[1] > at - self.forget}
-            for key in ((email, network), ("", network)):
-                count, last = self._failures.get(key, (0, 0.0))
-                self._failures[key] = (count + 1 if last > at - self.forget else 1, at)
-
-    def succeeded(self, email: str, network: str) -> None:
-        """Forget the account's failures."""
-        with self._lock:
-            self._failures.pop((email, network), None)
-
-
 def throttle_of(service: Service) -> LoginThrottle:
     """The service's throttle."""
     if LoginThrottle not in service.parts:
-        service.put(LoginThrottle())
+        service.put(LoginThrottle(service.database))
     return service.get(LoginThrottle)
 
 
@@ -79,20 +40,19 @@ def sign_in(request: Request, email: str, password: str, code: str = "") -> str:
     need_accounts(service)
     throttle, network = throttle_of(service), ip_prefix(request)
     email = email.strip().lower()[:250]
-    wait = throttle.wait(email, network)
+    wait = throttle.enter(email, network)
     if wait > 0:
         raise ApiError(429, "too_many_logins", "too many wrong passwords; wait a little", retry_after=wait)
     with reading(service.database) as connection:
         row = store.user_by_email(connection, email)
     right = passwords.matches(row["password_hash"] if row else None, password)
     if not right or row is None or row["status"] != "active":
-        throttle.failed(email, network)
         metrics_of(service).login_failures.inc()
         raise ApiError(401, "wrong_password", "the address or the password is wrong")
     if row["totp_secret_enc"] and not code:
+        throttle.undecided(email, network)
         raise ApiError(401, "code_needed", "type the six digits that your authenticator app shows", param="code")
     if row["totp_secret_enc"] and not _use_code(service, row["id"], code):
-        throttle.failed(email, network)
         metrics_of(service).login_failures.inc()
         raise ApiError(401, "wrong_code", "the six digits are wrong, or were used before", param="code")
     throttle.succeeded(email, network)
@@ -137,14 +97,14 @@ def _confirm_password(request: Request, viewer: Viewer, password: str) -> Any:
     """The user's row, if this is the password. Raises: ApiError 403, 429."""
     service = service_of(request)
     throttle, network = throttle_of(service), ip_prefix(request)
-    wait = throttle.wait(viewer.user_id, network)
+    wait = throttle.enter(viewer.user_id, network)
     if wait > 0:
         raise ApiError(429, "too_many_logins", "too many wrong passwords; wait a little", retry_after=wait)
     with reading(service.database) as connection:
         row = store.user(connection, viewer.user_id)
     if row is None or not passwords.matches(row["password_hash"], password):
-        throttle.failed(viewer.user_id, network)
         raise ApiError(403, "wrong_password", "the password is wrong", param="old")
+    throttle.succeeded(viewer.user_id, network)
     return row
 
 

@@ -249,6 +249,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         401: "`invalid_api_key`.",
         403: "`model_not_allowed`: the key lacks the scope or the model.",
         404: "`model_not_found`.",
+        408: "`request_timeout`: the body did not arrive in time.",
         413: "`request_too_large`.",
         429: "`rate_limit_exceeded` (wait and try again) or `insufficient_quota` (don't).",
         500: "`internal_error`.",

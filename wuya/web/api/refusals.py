@@ -29,7 +29,7 @@ def invalid_value(message: str, param: str | None = None) -> ApiError:
     return ApiError(400, "invalid_value", message, param=param)
 
 
-def unsupported(message: str, param: str) -> ApiError:
+def unsupported(message: str, param: str | None) -> ApiError:
     """A feature of OpenAI's that is not here."""
     return ApiError(400, "unsupported_parameter", message, param=param)
 
@@ -92,7 +92,7 @@ def of_engine(error: WuyaError, *, param: str = "messages") -> ApiError:
     if isinstance(error, ContextTooLong):
         return context_too_long(error.prompt_tokens, error.max_tokens, error.context_length, param=param)
     if isinstance(error, Unsupported):
-        return unsupported(error.what, param)
+        return unsupported(error.what, error.param or None)
     if isinstance(error, Overloaded):
         return overloaded(error.what, retry_after=error.retry_after)
     if isinstance(error, EngineError):

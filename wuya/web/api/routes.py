@@ -123,12 +123,12 @@ router.include_router(manage.router)
 
 
 def _model(model: ModelInfo) -> dict[str, Any]:
-    capabilities = [*(["chat"] if model.has_chat else []), "completions", "embeddings"]
+    has = {"chat": model.has_chat, "completions": True, "embeddings": model.has_embeddings, "tools": model.has_tools}
     return {
         "id": model.alias,
         "object": "model",
         "created": model.created,
         "owned_by": "wuya",
         "context_length": model.context_length,
-        "capabilities": capabilities + (["tools"] if model.has_tools else []),
+        "capabilities": [name for name, it_has in has.items() if it_has],
     }

@@ -50,7 +50,12 @@ def charge(database: Engine, key: str, *, tpm: int, tokens: int, clock: Clock = 
         bucket = _locked(connection, key, "tokens", tpm, now)
         bucket.take(tokens)
         _keep(connection, _name(key, "tokens", tpm), bucket, now)
-        old = select(RateBucket.name).where(RateBucket.at < now.at - FORGET_SECONDS).limit(100)
+        old = (
+            select(RateBucket.name)
+            .where(RateBucket.at < now.at - FORGET_SECONDS)
+            .limit(100)
+            .with_for_update(skip_locked=True)
+        )
         connection.execute(delete(RateBucket).where(RateBucket.name.in_(old)))
 
 

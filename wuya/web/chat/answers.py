@@ -159,6 +159,7 @@ def carry_out(connection: Connection, plan: Plan, user_id: str, parent_id: str, 
     list[Job], str | None
 ]:  # fmt: skip
     """Write the rows of a plan: answers that are empty still, their generations, the comparison. Jobs to start."""
+    ledger.admit(connection, user_id, len(plan.requests))
     conversation_id = plan.conversation["id"]
     jobs, rows = [], []
     for request, route in zip(plan.requests, plan.routes, strict=True):

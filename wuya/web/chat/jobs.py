@@ -45,9 +45,6 @@ SAVE_SECONDS = 0.5
 PING_SECONDS = 15.0
 KEEP_SECONDS = 60.0
 """How long an ended job's events stay in memory."""
-PER_USER = 2
-"""Answers written at once for one person."""
-WAITING_PER_USER = 4
 TOTAL = 64
 GRACE_SECONDS = 2.0
 """After which an engine that ignores a cancel is left alone."""
@@ -96,9 +93,8 @@ class GenerationHub:
             raise ApiError(503, "unavailable", "the server is about to stop", retry_after=2)
         if len(live) + count > TOTAL:
             raise ApiError(503, "overloaded", "too many answers are being written", retry_after=2)
-        if sum(job.user_id == user_id for job in live) + count > PER_USER + WAITING_PER_USER:
-            message = "your earlier answers are still being written; stop one, or wait for it"
-            raise ApiError(429, "too_many_generations", message, retry_after=2)
+        if sum(job.user_id == user_id for job in live) + count > ledger.PER_USER + ledger.WAITING_PER_USER:
+            raise ledger.too_many()
 
     def start(self, job: Job) -> None:
         """Begin to write an answer whose rows are in the database."""
@@ -184,7 +180,7 @@ class GenerationHub:
     # One job
 
     async def _run(self, job: Job) -> None:
-        turn = self._turns.setdefault(job.user_id, asyncio.Semaphore(PER_USER))
+        turn = self._turns.setdefault(job.user_id, asyncio.Semaphore(ledger.PER_USER))
         try:
             async with asyncio.timeout(self.job_seconds), turn:
                 await self._generate(job)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
 
 from wuya.feedback.base import now
+from wuya.feedback.tables import User
 from wuya.web.chat import search_store, views
 from wuya.web.chat.job import Job, ServerEvent
 from wuya.web.chat.journal import apply_pieces
@@ -19,6 +20,9 @@ STATUS = {"done": "complete", "stopped": "stopped", "failed": "error"}
 """Of the message, by the state its generation ended in."""
 HEARTBEAT_SECONDS = 15.0
 """A process that was silent for so long is dead."""
+PER_USER = 2
+"""Answers that one process writes at once for one person."""
+WAITING_PER_USER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,21 @@ class Progress:
 def begin(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write generations that are about to start."""
     connection.execute(insert(Generation), [dict(row) | {"heartbeat_at": now()} for row in rows])
+
+
+def too_many() -> ApiError:
+    """What a person is told who asks for more answers than can be written for them."""
+    message = "your earlier answers are still being written; stop one, or wait for it"
+    return ApiError(429, "too_many_generations", message, retry_after=2)
+
+
+def admit(connection: Connection, user_id: str, count: int) -> None:
+    """Like `GenerationHub.admit`, over all web processes; two of them can't count at the same moment."""
+    connection.execute(select(User.id).where(User.id == user_id).with_for_update())
+    alive = Generation.heartbeat_at >= now() - timedelta(seconds=HEARTBEAT_SECONDS)
+    live = select(func.count()).where(Generation.state.in_(LIVE), Generation.user_id == user_id, alive)
+    if (connection.execute(live).scalar() or 0) + count > PER_USER + WAITING_PER_USER:
+        raise too_many()
 
 
 def save(connection: Connection, progress: Iterable[Progress], running: Sequence[str]) -> dict[str, str]:
