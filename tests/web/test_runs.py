@@ -11,6 +11,7 @@ from tests.web.conftest import shoot
 from wuya.feedback.database import writing
 from wuya.inference.backends.fake import FakeEngine
 from wuya.web.runs.folders import RunFolders
+from wuya.web.runs.registry import answering
 from wuya.web.runs.thin import thin
 from wuya.web.runs.watching import last_turn, series
 from wuya.web.service import Service
@@ -86,6 +87,12 @@ def test_samples_by_step_and_score(client: TestClient, root: Path) -> None:
     make_run(root, "r")
     page = client.get("/api/runs/r/samples?sort=-score").json()
     assert (page["steps"], page["step"], [item["score"] for item in page["items"]]) == ([1, 30], 30, [2.0, 1.0, 0.0])
+    bins = [{"low": 0.0, "high": 2 / 3, "count": 1}, {"low": 2 / 3, "high": 4 / 3, "count": 1}]
+    assert page["histogram"] == {"key": "score", "bins": [*bins, {"low": 4 / 3, "high": 2.0, "count": 1}]}
+    lengths = client.get("/api/runs/r/samples?sort=length&bin=1").json()
+    assert [len(item["completion"]) for item in lengths["items"]] == [2] and lengths["histogram"]["key"] == "length"
+    alike = client.get("/api/runs/r/samples?sort=kl&bin=0").json()
+    assert alike["total"] == 3 and alike["histogram"]["bins"] == [{"low": 0.1, "high": 0.1, "count": 3}]
     assert client.get("/api/runs/r/samples?sort=nonsense").status_code == 422
     make_run(root, "s")
     across = client.get("/api/runs/same-prompt", params={"prompt": "question 1"}).json()["items"]
@@ -147,10 +154,22 @@ def test_promote_and_roll_back(client: TestClient, root: Path, engine: FakeEngin
     back = client.post("/api/models/chat-default/rollback").json()
     assert (back["version"], back["history"]) == ("demo/sft", [])
     assert client.post("/api/models/chat-default/rollback").json()["code"] == "no_history"
-    states = {row["name"]: row["state"] for row in client.get("/api/registry").json()["versions"]}
+    registry = client.get("/api/registry").json()
+    states = {row["name"]: row["state"] for row in registry["versions"]}
     assert (states["demo/sft"], states["demo/ppo"]) == ("live", "retired")
+    assert registry["answering"]["chat-default"] == {
+        "name": "demo/sft", "version_id": ids["demo/sft"], "path": str(sft / "model"),
+    }  # fmt: skip
     actions = [row["action"] for row in client.get("/api/admin/audit").json()["items"]]
     assert actions[:3] == ["model.rollback", "model.promote", "model.promote"]
+
+
+def test_what_answers_is_live_also_if_nobody_promoted_it(tmp_path: Path) -> None:
+    place = make_run(tmp_path, "demo/ppo") / "model"
+    known = answering({"ppo": str(place.parent)}, [{"path": str(place), "name": "my ppo", "id": "v"}])
+    assert known["ppo"] == {"name": "my ppo", "version_id": "v", "path": str(place.parent)}
+    short = answering({"ppo": str(place), "gpt": "http://host/v1"}, [])
+    assert (short["ppo"]["name"], short["gpt"]["name"]) == ("demo/ppo", "http://host/v1")
 
 
 def test_only_runs_of_the_workspace_become_versions(client: TestClient, root: Path) -> None:

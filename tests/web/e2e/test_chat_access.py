@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.web.e2e.conftest import Chat
+from tests.web.e2e.test_screens import serious_in_both_themes
 from wuya.inference.backends.fake import FakeEngine
 
 LOCALES = Path(__file__).parents[3] / "wuya" / "web" / "static" / "locales"
@@ -35,36 +36,21 @@ def engine() -> FakeEngine:
     return FakeEngine(script=EVERYTHING, tokens_per_second=5000)
 
 
-def serious(page: Any) -> list[str]:
-    """What axe-core finds that is serious or worse."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    # the script is run by the debugger, beside the page's CSP; it makes no request
-    found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    return [
-        f"{rule['id']}: {node['target']} {node['failureSummary']}"
-        for rule in found
-        if rule["impact"] in ("serious", "critical")
-        for node in rule["nodes"]
-    ]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(chat: Chat, scheme: str) -> None:
+def test_axe_finds_nothing_serious(chat: Chat) -> None:
     page = chat.page
-    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     chat.open()
-    assert not serious(page)
+    assert not serious_in_both_themes(page)
     chat.ask("Show me everything")
     page.click("[data-act=good]")
     page.wait_for_selector(".rating")
     page.click("#params")
     page.click(".drawer details summary")
-    assert not serious(page)
+    assert not serious_in_both_themes(page)
     page.keyboard.press("Escape")
     page.click("#share")
     page.click("[data-act=create-share]")
     page.wait_for_selector(".share")
-    assert not serious(page)
+    assert not serious_in_both_themes(page)
 
 
 def test_the_first_load_is_light_and_asks_no_other_host(chat: Chat) -> None:

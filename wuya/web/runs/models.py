@@ -65,7 +65,14 @@ def registered(service: ServiceNow, viewer: Watcher) -> dict[str, Any]:
     place = {row["run"]: root.joinpath(*row["run"].split("~")) / "model" for row in found}
     fresh = [row for row in found if not {str(place[row["run"]]), str(place[row["run"]].resolve())} & known]
     live = {model.alias: model.path for model in service.engine.info().models}  # canaries too: `ppo@canary`
-    return {"aliases": aliases, "versions": versions, "found": fresh, "serving": live, "opinions": opinions}
+    answering = registry.answering(live, versions)
+    for row in versions:  # chatted with and so registered, but promoted by nobody
+        if row["id"] in {found["version_id"] for found in answering.values()}:
+            row["state"] = "live"
+    return {
+        "aliases": aliases, "versions": versions, "found": fresh, "serving": live, "answering": answering,
+        "opinions": opinions,
+    }  # fmt: skip
 
 
 @router.post("/model-versions", status_code=201)

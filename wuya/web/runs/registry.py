@@ -1,7 +1,7 @@
 """Which model answers, in the database: versions with their lineage, aliases with their live version and canary."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from wuya.web.runs.watching import folders_of
 from wuya.web.service import Service
 from wuya.web.tables import ChatFeedback, ChatMessage, Generation
 from wuya.web.traffic import traffic_of
-from wuya.web.versions import ensure, kind_of
+from wuya.web.versions import ensure, kind_of, name_of, weights_in
 
 
 def versions(connection: Connection) -> list[dict[str, Any]]:
@@ -99,6 +99,18 @@ def win_rates(folder: Path) -> dict[str, Any]:
         return {key: value for key, value in report["win_rate"].items() if key.startswith(f"{folder.name}_vs_")}
     except (OSError, ValueError, KeyError, AttributeError):
         return {}
+
+
+def answering(serving: Mapping[str, str], versions: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What each alias of the engine answers with: {alias: {name, version_id, path}}; a short name where it has none."""
+    by_path = {row["path"]: row for row in versions if row["path"]}
+    found = {}
+    for alias, path in serving.items():
+        place = weights_in(Path(path)) if path and "://" not in path else None
+        row = by_path.get(str(place)) or by_path.get(path)
+        short = name_of(place) if place else path
+        found[alias] = {"name": row["name"] if row else short, "version_id": row["id"] if row else None, "path": path}
+    return found
 
 
 def register(service: Service, run: str, viewer: Viewer, *, note: str = "") -> dict[str, Any]:

@@ -113,10 +113,11 @@ def samples(
     step: Annotated[int | None, Query(ge=0)] = None,
     sort: Annotated[str, Query(max_length=20)] = "order",
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    bin: Annotated[int | None, Query(ge=0, le=100)] = None,
 ) -> dict[str, Any]:
-    """Answers at a step, the last if none is named."""
+    """Answers at a step, the last if none is named, and a histogram of them; `bin`: only those of one bar."""
     rows = watching.samples_of(service, id)
-    return watching.page_of_samples(rows, step=step, sort=sort, limit=limit)
+    return watching.page_of_samples(rows, step=step, sort=sort, limit=limit, bin=bin)
 
 
 @router.get("/api/runs/{id}/rollouts")

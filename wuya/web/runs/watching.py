@@ -11,6 +11,7 @@ from wuya.web.runs.thin import thin
 from wuya.web.service import Service
 
 MAX_POINTS = 2000
+MAX_BINS = 12
 
 
 def folders_of(service: Service) -> RunFolders:
@@ -145,16 +146,42 @@ def same_prompt(service: Service, prompt: str) -> list[dict[str, Any]]:
     return found[:200]
 
 
-def page_of_samples(rows: Sequence[Mapping[str, Any]], *, step: int | None, sort: str, limit: int) -> dict[str, Any]:
-    """The answers of one step (the last, if none is named), sorted; and which steps there are."""
+def page_of_samples(
+    rows: Sequence[Mapping[str, Any]], *, step: int | None, sort: str, limit: int, bin: int | None = None
+) -> dict[str, Any]:
+    """The answers of one step (the last, if none is named), sorted; which steps there are; the histogram.
+
+    The histogram is of what is sorted by (of the score, for the order of the file). `bin`: only the answers of one bar.
+    """
     steps = sorted({row["step"] for row in rows})
     step = steps[-1] if step is None and steps else step
-    chosen = [dict(row) for row in rows if row["step"] == step]
+    chosen = [dict(row) | {"length": len(str(row.get("completion", "")))} for row in rows if row["step"] == step]
     if sort not in ("order", "score", "-score", "kl", "-kl", "length"):
         raise ApiError(422, "invalid_value", "sort by order, score, -score, kl, -kl or length", param="sort")
-    if sort == "length":
-        chosen.sort(key=lambda row: len(str(row.get("completion", ""))))
-    elif sort != "order":
-        name = sort.removeprefix("-")
+    name = "score" if sort == "order" else sort.removeprefix("-")
+    if sort != "order":
         chosen.sort(key=lambda row: (not is_number(row.get(name)), row.get(name) or 0.0), reverse=sort.startswith("-"))
-    return {"steps": steps, "step": step, "items": chosen[:limit], "total": len(chosen)}
+    bars = histogram([row[name] for row in chosen if is_number(row.get(name))])
+    if bin is not None:
+        chosen = [row for row in chosen if is_number(row.get(name)) and bin_of(row[name], bars) == bin]
+    items = [{key: value for key, value in row.items() if key != "length"} for row in chosen[:limit]]
+    bins = {"key": name, "bins": bars}
+    return {"steps": steps, "step": step, "items": items, "total": len(chosen), "histogram": bins}
+
+
+def histogram(values: Sequence[float]) -> list[dict[str, float]]:
+    """Up to twelve bins of equal width from the least to the greatest: {low, high, count}; one if all are equal."""
+    if not values:
+        return []
+    low, high = min(values), max(values)
+    count = min(MAX_BINS, max(1, len(set(values))))
+    width = (high - low) / count
+    bars = [{"low": low + i * width, "high": low + (i + 1) * width, "count": 0} for i in range(count)]
+    for value in values:
+        bars[bin_of(value, bars)]["count"] += 1
+    return bars
+
+
+def bin_of(value: float, bars: Sequence[Mapping[str, float]]) -> int:
+    """Which bin a value is in; the greatest value is in the last."""
+    return max((i for i, bar in enumerate(bars) if value >= bar["low"]), default=0)

@@ -129,9 +129,9 @@ function draw() {
     h("h2", {}, t("runs.answering")),
     names.length ? h("div", { class: "grid", style: { margin: "12px 0 32px" } }, names.map((name) => {
       const row = byAlias[name];
-      const live = registry.serving[name];
+      const live = registry.answering[name];
       return h("section", { class: "card stack" }, h("div", { class: "row" }, h("h3", { class: "wrap" }, name), h("span", { class: "spacer" }), h("span", { class: name in registry.serving ? "badge good" : "badge" }, h("span", { class: "dot" }), t(name in registry.serving ? "runs.live" : "runs.not_loaded"))),
-        h("p", { class: "muted small wrap" }, row?.version || registry.versions.find((version) => version.path === live)?.name || live || ""),
+        h("p", { class: "muted small wrap", title: live?.path || null }, live?.name || row?.version || ""),
         row?.active_version_id ? opinions(row.active_version_id) : null,
         row?.canary_version_id ? canaryCard(row, keeper) : null,
         keeper && row?.history.length && !row.canary_version_id ? h("div", {}, h("button", { type: "button", class: "button small", onclick: () => rollBack(row) }, icon("undo"), t("runs.roll_back"))) : null);

@@ -39,25 +39,26 @@ async function across(prompt) {
 
 export function samplesView(id) {
   const place = h("div", { class: "samples", "aria-live": "off" });
-  const state = { step: null, steps: [], sort: "order" };
+  const bars = h("div", { class: "histogram", role: "group" });
+  const state = { step: null, steps: [], sort: "order", bin: null };
   const label = h("span", { class: "mono" });
   const slider = h("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": t("runs.samples_step"), oninput: () => move(Number(slider.value) - state.steps.indexOf(state.step)) });
-  const sort = h("select", { class: "select", "aria-label": t("runs.sort"), onchange: () => ((state.sort = sort.value), draw()) },
+  const sort = h("select", { class: "select", "aria-label": t("runs.sort"), onchange: () => (Object.assign(state, { sort: sort.value, bin: null }), draw()) },
     ["order", "-score", "score", "-kl", "kl", "length"].map((name) => h("option", { value: name }, t(`runs.sort_${name.replace("-", "high_")}`))));
   const section = h("section", { style: { margin: "32px 0" }, hidden: true }, h("h2", { style: { "margin-bottom": "12px" } }, t("runs.samples")),
     h("div", { class: "toolbar" }, iconButton("left", t("runs.step_before"), { onclick: () => move(-1) }), h("div", { style: { width: "160px" } }, slider),
-      iconButton("right", t("runs.step_after"), { onclick: () => move(1) }), label, h("span", { class: "spacer" }), sort), place);
+      iconButton("right", t("runs.step_after"), { onclick: () => move(1) }), label, h("span", { class: "spacer" }), sort), bars, place);
 
   function move(by) {
     const at = state.steps.indexOf(state.step) + by;
     if (at >= 0 && at < state.steps.length) {
-      state.step = state.steps[at];
+      Object.assign(state, { step: state.steps[at], bin: null });
       draw();
     }
   }
 
   async function draw() {
-    const query = new URLSearchParams({ sort: state.sort, ...(state.step === null ? {} : { step: state.step }) });
+    const query = new URLSearchParams({ sort: state.sort, ...(state.step === null ? {} : { step: state.step }), ...(state.bin === null ? {} : { bin: state.bin }) });
     const turn = (state.turn = Symbol("request"));
     const page = await api.get(`/api/runs/${encodeURIComponent(id)}/samples?${query}`);
     if (turn !== state.turn) return; // another step was chosen meanwhile
@@ -67,7 +68,19 @@ export function samplesView(id) {
     slider.value = page.steps.indexOf(page.step);
     slider.hidden = page.steps.length < 2;
     label.textContent = t("runs.step_of", { step: number(page.step ?? 0) });
+    drawBars(page.histogram);
     fill(place, page.items.map((sample) => sampleCard(sample)));
+  }
+
+  /** How the step's answers are spread; a click on a bar shows only its answers, another click all. */
+  function drawBars({ key, bins }) {
+    bars.hidden = bins.length < 2;
+    bars.setAttribute("aria-label", t("runs.histogram", { name: key }));
+    const most = Math.max(...bins.map((bin) => bin.count), 1);
+    const text = (bin) => t("runs.histogram_bin", { name: key, low: short(bin.low), high: short(bin.high), count: bin.count });
+    fill(bars, bins.map((bin, index) => h("button", { type: "button", class: "bar", title: text(bin), "aria-label": text(bin), "aria-pressed": String(index === state.bin), disabled: !bin.count,
+      onclick: () => ((state.bin = index === state.bin ? null : index), draw().then(() => bars.children[index]?.focus())) },
+    h("span", { class: "bar-fill", style: { "--height": `${Math.round((100 * bin.count) / most)}%` } }), index === 0 || index === bins.length - 1 ? h("small", {}, short(index ? bin.high : bin.low)) : null)));
   }
 
   shortcuts("runs.samples", [
