@@ -53,8 +53,7 @@ def main() -> None:
         curves = {label: (xs, [points[x][i] for x in xs]) for i, label in enumerate(("ours", "limit"))}
         plots.append(line_plot(f"{title}, tokens/s", curves, xlabel))
     finish("scaling", rows, arguments)
-    if len(plots) == len(CURVES):
-        arguments.picture.write_text(_side_by_side(plots))
+    arguments.picture.write_text(_side_by_side(plots))
 
 
 def batch(arguments: argparse.Namespace) -> Points:
