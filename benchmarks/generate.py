@@ -105,11 +105,14 @@ def decode(arguments: argparse.Namespace, engines: dict[str, Engine]) -> list[Ro
         for bits in engines:
             name = f"ours {bits}"
             peers = [other for other in sides if not other.startswith("ours")]
-            per_second = amount / statistics.median(rounds.wall[name])
-            steps = 0 if reading else per_second / batch_size
+            seconds = statistics.median(rounds.wall[name])
+            head = config.vocab_size * config.model_dim
+            read = (config.num_matmul_parameters - head) * (arguments.prompt_tokens + new_tokens - 1)
+            products = 2 * batch_size * (read + head * new_tokens)
+            weights = config.num_matmul_parameters * BITS[bits] / 8 * (0 if reading else new_tokens)
             limit = {
-                "share of float32 GEMM": round(2 * config.num_matmul_parameters * per_second / gemm / 1e9, 2),
-                "share of memory reads": round(config.num_matmul_parameters * BITS[bits] / 8 * steps / memory / 1e9, 2),
+                "share of float32 GEMM": round(products / seconds / gemm / 1e9, 2),
+                "share of memory reads": round(weights / seconds / memory / 1e9, 2),
             }
             rows.append(row_of(
                 f"{arguments.work}, {Path(arguments.model).name}, weights {bits}, batch {batch_size}, "
