@@ -58,6 +58,7 @@ def main() -> None:
     compare.add_argument("--alone_seconds", type=float, default=0, help="in process; default: as long as served")
     compare.add_argument("--engine", default="process")
     compare.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    compare.add_argument("--add", action="store_true", help="keep the rows of earlier runs in that JSON")
     for kind, streams, seconds in ((fake, 100, 30), (url, 32, 60), (inprocess, 32, 60), (compare, 32, 60)):
         kind.add_argument("--streams", type=int, default=streams)
         kind.add_argument("--seconds", type=float, default=seconds)
@@ -325,8 +326,8 @@ def run_compare(arguments: argparse.Namespace) -> None:
         found["inprocess"].append(json.loads(done.stdout))
         pair = {name: runs[-1]["tokens_per_second"] for name, runs in found.items()}
         print(json.dumps({"pair": number + 1} | pair), file=sys.stderr, flush=True)
+    print(json.dumps(found, indent=1), flush=True)
     write_row(arguments, found)
-    print(json.dumps(found, indent=1))
     sys.exit(1 if any(run["errors"] for runs in found.values() for run in runs) else 0)
 
 
