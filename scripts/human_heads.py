@@ -5,10 +5,13 @@
     python scripts/human_heads.py fit --data /path/to/hh-rlhf --out runs/heads
 
 `states` runs the model's first `--depth` blocks over both answers of each comparison, prompt shared, and keeps the mean
-and the last state of each answer after two of the blocks, in shards: dev first, then train in a fixed random order. It
-stops after `--minutes`; the same command goes on. `fit` learns logistic heads (ridge by cross-validation) on whatever
-is there, and reports accuracy on dev with intervals, the curve over comparisons, and the calibration error beside its
-floor, temperature fitted on out-of-fold margins. Training all weights takes days on two cores; this takes minutes.
+and the last state of each answer and of the prompt after two of the blocks, in shards: dev first, then train in a fixed
+random order. It stops after `--minutes`; the same command goes on. `fit` learns logistic heads (ridge by
+cross-validation) on whatever is there, and reports accuracy on dev with intervals, the curve over comparisons, and the
+calibration error beside its floor, temperature fitted on out-of-fold margins. People wanted other things of other
+prompts (the longer answer where help was asked for, the shorter one where harm was), so some heads see each difference
+once more for each kind of prompt, times how likely the prompt is of that kind; kinds are learned from train's `source`
+and read off the prompt's states. Training all weights takes days on two cores; this takes minutes.
 """
 
 import argparse
@@ -24,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from wuya.data.batches import length_sorted_microbatches, pad_right
@@ -40,9 +44,10 @@ Floats = NDArray[np.float64]
 Pair = tuple[Floats, Floats]
 """Features of train and of dev, chosen less rejected."""
 Sets = dict[str, Pair]
+Rows = dict[str, list[dict[str, Any]]]
 PROMPT_TOKENS, ANSWER_TOKENS, SHARD, MICROBATCH_TOKENS = 40, 72, 64, 2_048
 RIDGES = (30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
-FOLDS = 5
+FOLDS, MAIN_DIRECTIONS = 5, 128
 
 
 def main() -> None:
@@ -100,7 +105,7 @@ def keep_states(splits: dict[str, list[dict[str, Any]]], path: Path, folder: Pat
 
 @torch.inference_mode()
 def shard_states(model: GPT, tokenizer: Tokenizer, rows: Sequence[dict[str, Any]], blocks: Sequence[int]) -> Floats:
-    """Mean and last state of both answers after the given blocks, [N, 2, len(blocks), 2, D]."""
+    """Mean and last state of both answers and of the prompt after the given blocks, [N, 3, len(blocks), 2, D]."""
     kept: dict[int, Tensor] = {}
 
     def keep(block: int) -> Any:
@@ -108,7 +113,7 @@ def shard_states(model: GPT, tokenizer: Tokenizer, rows: Sequence[dict[str, Any]
 
     hooks = [model.blocks[block - 1].register_forward_hook(keep(block)) for block in blocks]
     packed = [packed_row(tokenizer, row) for row in rows]
-    found = np.zeros((len(rows), 2, len(blocks), 2, model.config.model_dim))
+    found = np.zeros((len(rows), 3, len(blocks), 2, model.config.model_dim))
     for part in length_sorted_microbatches([len(ids) for ids, _, _ in packed], MICROBATCH_TOKENS):
         ids_BT, _ = pad_right([packed[n][0] for n in part], pad_id=0)
         segments_BT, _ = pad_right([packed[n][1] for n in part], pad_id=9)
@@ -116,9 +121,9 @@ def shard_states(model: GPT, tokenizer: Tokenizer, rows: Sequence[dict[str, Any]
         model(ids_BT, positions_BT=positions_BT, segments_BT=segments_BT)
         for place, block in enumerate(blocks):
             for row, n in enumerate(part):
-                for answer in range(2):
-                    states_TD = kept[block][row, segments_BT[row] == answer].double()
-                    found[n, answer, place] = torch.stack([states_TD.mean(dim=0), states_TD[-1]]).numpy()
+                for part_of_row, segment in enumerate((0, 1, SHARED)):
+                    states_TD = kept[block][row, segments_BT[row] == segment].double()
+                    found[n, part_of_row, place] = torch.stack([states_TD.mean(dim=0), states_TD[-1]]).numpy()
     for hook in hooks:
         hook.remove()
     return found
@@ -145,7 +150,8 @@ def fit(splits: dict[str, list[dict[str, Any]]], folder: Path) -> dict[str, Any]
     sets = text_features(splits)
     if states := read_states(folder):
         rows = {split: splits[split][: len(states[split])] for split in splits}
-        sets |= state_features(states, text_features(rows)["words, length"])
+        sets |= state_features(states, text_features(rows))
+        sets |= features_by_kind(sets, kinds_of_prompts(states, rows), text_features(rows)["length"])
     heads, best = {}, ""
     for name, (train_ND, dev_ND) in sets.items():
         ridge, out_of_fold_N = cross_validated(train_ND)
@@ -190,7 +196,7 @@ def text_features(splits: dict[str, list[dict[str, Any]]]) -> Sets:
     return sets | {"words, length": beside(sets["words"], sets["length"])}
 
 
-def state_features(states: dict[str, Floats], text: Pair) -> Sets:
+def state_features(states: dict[str, Floats], text: Sets) -> Sets:
     """States after the middle and the last block that was run, chosen less rejected; and beside the text's features."""
     train, dev = (states[split][:, 0].astype(np.float64) - states[split][:, 1] for split in ("train", "dev"))
     sets = {
@@ -199,7 +205,41 @@ def state_features(states: dict[str, Floats], text: Pair) -> Sets:
         for m, pooling in enumerate(("mean", "last"))
     }
     sets["all states"] = scaled(train.reshape(len(train), -1), dev.reshape(len(dev), -1))
-    return sets | {"all states, words, length": beside(sets["all states"], text)}
+    return sets | {"all states, words, length": beside(sets["all states"], text["words, length"])}
+
+
+def kinds_of_prompts(states: dict[str, Floats], rows: Rows) -> Pair:
+    """How likely each prompt is of each of train's sources, read off the prompt's states; out of fold for train."""
+    train_ND, dev_ND = scaled(*(states[split][:, 2].reshape(len(states[split]), -1) for split in ("train", "dev")))
+    source_N = np.array([row["source"] for row in rows["train"]])
+
+    def learned(x_ND: Floats, source_N: Any) -> LogisticRegression:
+        return LogisticRegression(C=1e-3, max_iter=200).fit(x_ND, source_N)
+
+    out_of_fold = [
+        learned(np.delete(train_ND, np.s_[a:b], axis=0), np.delete(source_N, np.s_[a:b])).predict_proba(train_ND[a:b])
+        for a, b in folds_of(len(train_ND))
+    ]
+    return np.concatenate(out_of_fold), learned(train_ND, source_N).predict_proba(dev_ND)
+
+
+def features_by_kind(sets: Sets, kinds: Pair, length: Pair) -> Sets:
+    """Differences once for all prompts, and once more (on their main directions) for each kind of prompt."""
+    mean_K, spread_K = kinds[0].mean(axis=0), kinds[0].std(axis=0) + 1e-9
+
+    def by_kind(x_ND: Floats, kind_NK: Floats) -> Floats:
+        return np.hstack([x_ND * weight_N[:, None] for weight_N in ((kind_NK - mean_K) / spread_K).T])
+
+    train_ND, dev_ND = sets["all states"]
+    directions_DE = np.linalg.eigh(train_ND.T @ train_ND)[1][:, -MAIN_DIRECTIONS:]
+    lengths = by_kind(length[0], kinds[0]), by_kind(length[1], kinds[1])
+    states = (by_kind(train_ND @ directions_DE, kinds[0]), by_kind(dev_ND @ directions_DE, kinds[1]))
+    return {
+        "length by kind": beside(length, lengths),
+        "all states, length by kind": beside(sets["all states"], beside(length, lengths)),
+        "all states by kind": beside(sets["all states"], beside(states, beside(length, lengths))),
+        "all states by kind, words": beside(sets["all states, words, length"], beside(states, lengths)),
+    }
 
 
 def scaled(train_ND: Floats, dev_ND: Floats) -> Pair:
@@ -229,13 +269,17 @@ def logistic(x_ND: Floats, ridge: float, *, steps: int = 100) -> Floats:
     return np.asarray(weights.detach().numpy())
 
 
+def folds_of(count: int) -> list[tuple[int, int]]:
+    """Start and end of each fold."""
+    return list(pairwise(np.linspace(0, count, FOLDS + 1).astype(int).tolist()))
+
+
 def cross_validated(x_ND: Floats) -> tuple[float, Floats]:
     """The ridge with the smallest out-of-fold loss, and its out-of-fold margins."""
-    edges = np.linspace(0, len(x_ND), FOLDS + 1).astype(int)
     best: tuple[float, float, Floats] | None = None
     for ridge in RIDGES:
         margins = np.concatenate(
-            [x_ND[a:b] @ logistic(np.vstack([x_ND[:a], x_ND[b:]]), ridge) for a, b in pairwise(edges.tolist())]
+            [x_ND[a:b] @ logistic(np.vstack([x_ND[:a], x_ND[b:]]), ridge) for a, b in folds_of(len(x_ND))]
         )
         loss = float(np.logaddexp(0, -margins).mean())
         if best is None or loss < best[0]:

@@ -26,6 +26,33 @@ def test_two_answers_behind_one_prompt_have_the_states_they_have_alone(
     prompt = encode_prompt(tokenizer, [Message("user", "the cat?")])
     for n, answer in enumerate(("a song", "the dog sang")):
         ids = [*tokenizer.encode(answer), tokenizer.eos_id]
-        states_TD = model(torch.tensor([[*prompt, *ids]]))[0, len(prompt) :].detach()
+        both_TD = model(torch.tensor([[*prompt, *ids]]))[0].detach()
+        assert np.allclose(together[0, 2, 1, 0], both_TD[: len(prompt)].mean(dim=0), atol=1e-5)
+        states_TD = both_TD[len(prompt) :]
         assert np.allclose(together[0, n, 1, 0], states_TD.mean(dim=0), atol=1e-5)
         assert np.allclose(together[0, n, 1, 1], states_TD[-1], atol=1e-5)
+
+
+def test_a_taste_that_depends_on_the_kind_of_prompt_is_found_only_by_kind() -> None:
+    """What helps with one kind of prompt harms with the other: no single direction is right for both."""
+    rng = np.random.default_rng(0)
+
+    def states(count: int) -> tuple[np.ndarray, list[dict[str, str]]]:
+        kind_N = rng.integers(2, size=count)
+        found = rng.normal(size=(count, 3, 2, 2, 4))
+        found[:, 2, :, :, 0] += 6.0 * kind_N[:, None, None]  # the prompt's states say of which kind it is
+        found[:, 0, 1, 0, 1] += 2.0 * (2 * kind_N - 1)  # the chosen answer has more of something, or less
+        return found, [{"source": f"kind {kind}"} for kind in kind_N]
+
+    (train, train_rows), (dev, dev_rows) = states(400), states(200)
+    both, rows = {"train": train, "dev": dev}, {"train": train_rows, "dev": dev_rows}
+    length = np.zeros((400, 1)), np.zeros((200, 1))
+    sets = heads["state_features"](both, {"words, length": length})
+    kinds = heads["kinds_of_prompts"](both, rows)
+    assert np.mean(kinds[1].argmax(axis=1) == [row["source"] == "kind 1" for row in dev_rows]) > 0.95
+    sets |= heads["features_by_kind"](sets, kinds, length)
+    plain, by_kind = (
+        (sets[name][1] @ heads["logistic"](sets[name][0], 30.0) > 0).mean()
+        for name in ("all states", "all states by kind")
+    )
+    assert by_kind > 0.8 > 0.65 > plain
