@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/demo.done  ## the whole story on this machine: SEED=0, SIZE=tiny or small
 	@$(BIN)/wuya demo --seed $(SEED) --size $(SIZE)
@@ -34,6 +34,14 @@ fix: $(VENV)/dev.done  ## repair what ruff can, regenerate docs/reference
 
 test-slow: $(VENV)/dev.done  ## the tests that take minutes: kill and resume, parity, SmolLM2
 	@$(BIN)/python -m pytest -m slow
+
+ONLY ?= tests/feedback tests/web
+test-postgres: $(VENV)/dev.done  ## the store's and the service's tests on PostgreSQL (initdb on this machine)
+	@WUYA_TEST_DATABASE=$${WUYA_TEST_DATABASE:-postgresql} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q $(ONLY)
+
+audit: $(VENV)/dev.done  ## known faults of the packages in .venv (asks the package index; AUDIT=osv asks osv.dev)
+	@$(BIN)/pip install --quiet pip-audit && $(BIN)/pip-audit --local --skip-editable --vulnerability-service $(AUDIT)
+AUDIT ?= pypi
 
 docs: $(VENV)/dev.done  ## regenerate docs/reference from the code
 	@$(BIN)/python scripts/make_docs.py

@@ -1,5 +1,6 @@
 """Requests made up from the OpenAPI document: never a 5xx, never an answer that the document does not describe."""
 
+import os
 from typing import Any
 
 import pytest
@@ -50,8 +51,13 @@ ROUTES = [
 QUICK = settings(
     max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
 )
+EXAMPLES = int(os.environ.get("WUYA_EXAMPLES", "12"))
+"""Of each operation of /api, in the slow test: `WUYA_EXAMPLES=400 pytest -m slow tests/web/api/test_openapi.py`."""
 PAGES = settings(
-    max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
 )
 LONG = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -5,7 +5,13 @@ import { toast } from "../dialog.js";
 import { boot, h, icon } from "../dom.js";
 import { compact, load, number, percent, t } from "../i18n.js";
 
-const bytes = (count) => (count === null ? "\u2013" : `${number(count / 2 ** 20, { maximumFractionDigits: 1 })} MiB`);
+/** A size as people say it: 312 KiB, 4.2 MiB, 54.5 GiB. @param {number | null} count bytes */
+function bytes(count) {
+  if (count === null) return "\u2013";
+  const power = count < 2 ** 20 ? 1 : count < 2 ** 30 ? 2 : 3;
+  return `${number(count / 1024 ** power, { maximumFractionDigits: power === 1 ? 0 : 1 })} ${["KiB", "MiB", "GiB"][power - 1]}`;
+}
+const KINDS = { sqlite: "SQLite", postgresql: "PostgreSQL" };
 const fact = (label, value) => [h("dt", {}, label), h("dd", {}, value)];
 const meter = (share) => h("div", { class: `meter ${share > 0.9 ? "bad" : share > 0.7 ? "warn" : ""}`, role: "img", "aria-label": percent(share) }, h("span", { style: { width: `${Math.round(share * 100)}%` } }));
 
@@ -26,8 +32,8 @@ export async function systemView() {
       h("dl", { class: "facts" }, fact(t("admin.slots"), [`${number(state.engine.slots_used)} / ${number(state.engine.slots_total)}`, meter(state.engine.slots_used / Math.max(1, state.engine.slots_total))]),
         fact(t("admin.waiting"), number(state.engine.queue_length)), fact(t("admin.memory"), [percent(state.engine.kv_cache_ratio), meter(state.engine.kv_cache_ratio)]))),
     h("section", { class: "card" }, h("h2", {}, t("admin.models")), h("dl", { class: "facts" }, state.models.flatMap((model) => fact(model.alias, t("admin.context", { tokens: compact(model.context_length) }))))),
-    h("section", { class: "card stack" }, h("h2", {}, t("admin.database")), h("dl", { class: "facts" }, fact(t("admin.kind"), state.database.kind), fact(t("admin.size"), bytes(state.database.bytes)),
-      fact(t("admin.free"), bytes(state.disk.free)), fact(t("admin.version"), state.version)), state.database.kind === "sqlite" ? h("div", {}, backup) : null),
+    h("section", { class: "card" }, h("h2", {}, t("admin.database")), h("dl", { class: "facts" }, fact(t("admin.kind"), KINDS[state.database.kind] ?? state.database.kind), fact(t("admin.size"), bytes(state.database.bytes)),
+      fact(t("admin.free"), bytes(state.disk.free)), fact(t("admin.version"), state.version)), state.database.kind === "sqlite" ? h("div", { class: "card-actions" }, backup) : null),
   ];
   if (boot.accounts) cards.push(await settingsCard());
   return h("div", { class: "grid" }, cards);

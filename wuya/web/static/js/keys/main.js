@@ -37,7 +37,7 @@ async function draw() {
     fill(root, h("div", { class: "empty", role: "alert" }, icon("warning"), h("p", {}, error.message),
       h("button", { type: "button", class: "button", onclick: draw }, t("common.retry"))));
   }
-  root.setAttribute("aria-busy", "false");
+  root.removeAttribute("aria-busy");
 }
 
 function everyone() {

@@ -42,7 +42,7 @@ function draw() {
     projects.length ? h("p", { class: "fine-print" }, t("label.what_is_kept"), " ", h("a", { href: url("/api/label/me/export"), download: "" }, t("label.my_data"))) : null));
 }
 
-const nothing = () => h("div", { class: "empty" }, icon("label"), h("h2", {}, t("label.no_projects")), h("p", {}, t(may("label:lead") ? "label.no_projects_lead" : "label.no_projects_text")), may("label:lead") ? h("a", { class: "button primary", href: url("/label/review") }, t("label.review_page")) : null);
+const nothing = () => h("div", { class: "empty" }, icon("label"), h("h2", {}, t("label.no_projects")), h("p", {}, t(may("label:lead") ? "label.no_projects_lead" : "label.no_projects_text")), may("label:lead") ? h("a", { class: "button primary", href: url("/label/review") }, icon("plus"), t("label.new_project")) : null);
 
 /** The labeler's own figures, over all projects. */
 function summary() {

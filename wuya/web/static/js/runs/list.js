@@ -12,6 +12,7 @@ const root = $("#runs");
 const chosen = new Set();
 const filter = h("input", { class: "input", type: "search", placeholder: t("runs.filter"), "aria-label": t("runs.filter"), maxlength: 100, oninput: () => draw() });
 const compare = h("button", { type: "button", class: "button primary", disabled: true, onclick: openChosen }, icon("compare"), h("span", {}, t("runs.compare")));
+const toolbar = h("div", { class: "toolbar", hidden: true }, h("div", { style: { flex: "1 1 200px" } }, filter), compare);
 const place = h("div", {});
 let runs = [];
 
@@ -60,6 +61,7 @@ function row(run) {
 function draw() {
   const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
   const shown = runs.filter((run) => words.every((word) => `${run.name} ${run.stage} ${run.status}`.toLowerCase().includes(word)));
+  toolbar.hidden = !runs.length; // with nothing to look through there is nothing to filter or compare
   const heads = ["name", "stage", "status", "step", "loss", "reward", "kl", "accuracy", "curve", "changed"];
   fill(place, shown.length ? h("div", { class: "table-wrap" }, h("table", { class: "table stacked" },
     h("thead", {}, h("tr", {}, heads.map((name) => h("th", { scope: "col", class: ["step", "loss", "reward", "kl", "accuracy"].includes(name) ? "num" : "" }, t(`runs.${name}`))))),
@@ -76,7 +78,7 @@ async function refresh() {
   }
 }
 
-fill(root, h("div", { class: "toolbar" }, h("div", { style: { flex: "1 1 200px" } }, filter), compare), place);
+fill(root, toolbar, place);
 shortcuts("runs.title", [{ keys: "/", label: "runs.filter", run: () => filter.focus() }]);
 await refresh();
 root.removeAttribute("aria-busy");
