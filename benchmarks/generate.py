@@ -118,19 +118,19 @@ def decode(arguments: argparse.Namespace, engines: dict[str, Engine]) -> list[Ro
                 f"{arguments.work}, {Path(arguments.model).name}, weights {bits}, batch {batch_size}, "
                 f"{arguments.prompt_tokens} in, {new_tokens} out",
                 rounds.of([name, *peers]), amount=amount, unit="tokens/s", ours=name, limit=limit,
-                target={"transformers float32": target(arguments, batch_size)},
+                target={"transformers float32": goal} if (goal := target(arguments, batch_size)) else None,
                 checks={"rows whose first tokens are transformers'": {other: same[other] for other in (name, *peers)}},
             ))  # fmt: skip
     return rows
 
 
-def target(arguments: argparse.Namespace, batch_size: int) -> float:
-    """Of the ratio to transformers, as issue 3 set it."""
+def target(arguments: argparse.Namespace, batch_size: int) -> float | None:
+    """Of the ratio to transformers, where there is one."""
     if arguments.work == "prefill":
         return 1.2
     if arguments.model in PRESETS:
         return 10.0
-    return 2.5 if batch_size >= 32 else 2.0
+    return 2.5 if batch_size >= 32 else 2.0 if batch_size == 1 else None
 
 
 def history(arguments: argparse.Namespace, engines: dict[str, Engine]) -> list[Row]:
