@@ -20,7 +20,7 @@ from wuya.web.versions import ensure, kind_of, name_of, weights_in
 
 
 def versions(connection: Connection) -> list[dict[str, Any]]:
-    """Registered versions, newest first, with the names of their parents."""
+    """Registered versions, newest first, with the names of their parents; only one with weights here can answer."""
     parent, reward = ModelVersion.__table__.alias("parent"), ModelVersion.__table__.alias("reward")
     query = (
         select(
@@ -35,7 +35,10 @@ def versions(connection: Connection) -> list[dict[str, Any]]:
         .order_by(ModelVersion.created_at.desc())
         .limit(500)
     )
-    return [dict(row) for row in connection.execute(query).mappings()]
+    rows = connection.execute(query).mappings()
+    return [
+        dict(row) | {"has_weights": bool(row["path"]) and weights_in(Path(row["path"])) is not None} for row in rows
+    ]
 
 
 def aliases(connection: Connection) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import { showSecret } from "./dialogs.js";
 export function keyTable(keys, { withOwner, edit, reload }) {
   const heads = ["name", "key", "scopes", "models", "limits", "spent", "last_used", "expires"];
   return h("div", { class: "table-wrap", tabindex: 0, role: "region", "aria-label": t("keys.tab_keys") },
-    h("table", { class: "table keys-table" },
+    h("table", { class: "table stacked keys-table" },
       h("thead", {}, h("tr", {}, heads.map((name) => h("th", { scope: "col" }, t(`keys.col_${name}`))),
         h("th", { scope: "col" }, h("span", { class: "visually-hidden" }, t("common.more"))))),
       h("tbody", {}, keys.map((key) => row(key, { withOwner, edit, reload })))));
@@ -30,16 +30,17 @@ function row(key, { withOwner, edit, reload }) {
     null,
     { label: t("keys.revoke"), icon: "trash", danger: true, onselect: act(() => revoke(key)) },
   ]);
+  const cell = (name, content, extra = "") => h("td", { class: extra, "data-label": t(`keys.col_${name}`) }, content);
   return h("tr", {},
     h("td", {}, h("div", { class: "key-name" }, key.name), withOwner ? h("div", { class: "muted small" }, key.owner) : null),
-    h("td", { class: "mono" }, `${key.prefix}\u2026`),
-    h("td", {}, h("div", { class: "badges" }, key.scopes.map((scope) => h("span", { class: "badge" }, scope)))),
-    h("td", {}, key.models.length ? key.models.join(", ") : t("keys.all_models")),
-    h("td", { class: "key-limits" }, limits(key)),
-    h("td", {}, spent(key)),
-    h("td", {}, key.last_used_at ? h("time", { datetime: key.last_used_at }, relative(key.last_used_at)) : t("keys.never")),
-    h("td", {}, expired ? h("span", { class: "badge bad" }, t("keys.expired")) : key.expires_at ? date(key.expires_at) : t("keys.never")),
-    h("td", {}, more));
+    cell("key", h("span", { class: "mono" }, `${key.prefix}\u2026`)),
+    cell("scopes", h("div", { class: "badges" }, key.scopes.map((scope) => h("span", { class: "badge" }, scope))), "full"),
+    cell("models", key.models.length ? key.models.join(", ") : t("keys.all_models")),
+    cell("limits", limits(key), "key-limits"),
+    cell("spent", spent(key)),
+    cell("last_used", key.last_used_at ? h("time", { datetime: key.last_used_at }, relative(key.last_used_at)) : t("keys.never")),
+    cell("expires", expired ? h("span", { class: "badge bad" }, t("keys.expired")) : key.expires_at ? date(key.expires_at) : t("keys.never")),
+    h("td", { class: "full" }, more));
 }
 
 function limits(key) {

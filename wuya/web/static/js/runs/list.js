@@ -37,7 +37,7 @@ function choose(id, on) {
 }
 
 const value = (run, ...keys) => keys.map((key) => run.latest[key]).find((found) => found !== undefined);
-const cell = (label, content, extra = "") => h("td", { "data-label": label, class: extra }, content ?? "\u2013");
+const cell = (label, content, extra = "") => h("td", { "data-label": label, class: content === undefined ? `${extra} empty-cell` : extra }, content ?? "\u2013");
 const figure = (label, found) => cell(label, found === undefined ? undefined : short(found), "num");
 
 function row(run) {

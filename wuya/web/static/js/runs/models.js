@@ -2,7 +2,7 @@
 
 import { api } from "../api.js";
 import { confirmDialog, openDialog, promptDialog, toast } from "../dialog.js";
-import { $, fill, h, icon, may, url } from "../dom.js";
+import { $, fill, h, icon, iconButton, may, url } from "../dom.js";
 import { load, number, percent, relative, t } from "../i18n.js";
 
 await load("runs");
@@ -141,11 +141,11 @@ function draw() {
       h("thead", {}, h("tr", {}, ["name", "kind", "from", "state", "created", ""].map((name) => h("th", { scope: "col" }, name ? t(`runs.${name}`) : h("span", { class: "visually-hidden" }, t("runs.actions")))))),
       h("tbody", {}, registry.versions.map((version) => h("tr", {},
         h("td", { class: "full wrap" }, h("b", {}, version.name), version.ctx_len ? h("small", { class: "muted" }, ` ${t("runs.context", { tokens: number(version.ctx_len) })}`) : null),
-        h("td", {}, kind(version.kind)), h("td", { class: "wrap muted" }, [version.parent, version.reward_model && t("runs.against", { name: version.reward_model })].filter(Boolean).join(" \u00b7 ") || "\u2013"),
+        h("td", { class: version.kind ? "" : "empty-cell" }, kind(version.kind)), h("td", { class: version.parent ? "wrap muted" : "empty-cell" }, [version.parent, version.reward_model && t("runs.against", { name: version.reward_model })].filter(Boolean).join(" \u00b7 ") || "\u2013"),
         h("td", {}, h("span", { class: version.state === "live" ? "badge good" : "badge" }, t(`runs.state_${version.state}`))), h("td", { class: "muted" }, relative(version.created_at)),
-        h("td", { class: "full" }, h("div", { class: "row" }, keeper && version.path && version.kind !== "rm" ? h("button", { type: "button", class: "button small primary", onclick: () => promote(version) }, t("runs.promote")) : null,
-          keeper && version.path && version.kind !== "rm" && serving.length ? h("button", { type: "button", class: "button small", dataset: { act: "canary" }, onclick: () => tryOut(version) }, t("runs.canary")) : null,
-          h("button", { type: "button", class: "button small", onclick: () => showLineage(version).catch(failed) }, icon("branch"), t("runs.lineage"))))))))) : h("p", { class: "muted", style: { margin: "12px 0 32px" } }, t("runs.no_versions")),
+        h("td", { class: "full" }, h("div", { class: "row" }, keeper && version.has_weights && version.kind !== "rm" ? h("button", { type: "button", class: "button small primary", onclick: () => promote(version) }, t("runs.promote")) : null,
+          keeper && version.has_weights && version.kind !== "rm" && serving.length ? h("button", { type: "button", class: "button small", dataset: { act: "canary" }, onclick: () => tryOut(version) }, t("runs.canary")) : null,
+          iconButton("branch", t("runs.lineage"), { onclick: () => showLineage(version).catch(failed) })))))))) : h("p", { class: "muted", style: { margin: "12px 0 32px" } }, t("runs.no_versions")),
     registry.found.length ? [h("h2", {}, t("runs.found")), h("div", { class: "grid", style: { margin: "12px 0" } }, registry.found.map((item) => h("section", { class: "card stack" },
       h("div", { class: "row" }, h("a", { class: "run-name wrap", href: url(`/runs/${encodeURIComponent(item.run)}`) }, item.name), h("span", { class: "spacer" }), kind(item.kind)),
       h("div", { class: "row" }, rate(item.win_rate)),
