@@ -210,3 +210,15 @@ def test_leaving_out_who_votes_at_random_helps_a_head_that_has_few_votes(monkeyp
     ]
     text = cost.report(rows, 2)
     assert "in 1, the spammer is missed in 1" in text and "| +0.0100 [+0.0100, +0.0100] |" in text
+
+
+def test_a_head_is_judged_by_those_it_never_met_and_by_those_it_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    folds = script("labeler_fold_heads")
+    votes_LN = np.array([[1.0, 0.0, 1.0, 0.5], [1.0, 1.0, 0.0, 0.0]])
+    likes = 2 * votes_LN - 1
+    found = folds.judged([likes[1], likes[0], likes[1]], votes_LN)  # each fold knows the other labeler
+    assert found["who learned from the labeler"] == 1.0
+    assert found["who never met the labeler"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+    text = folds.report([found, found])
+    assert "| having met the labeler gains | +0.5833 [+0.5833, +0.5833] |" in text
