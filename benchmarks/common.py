@@ -151,7 +151,7 @@ def finish(
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     path: Path = arguments.out / f"{name}.json"
-    kept = json.loads(path.read_text())["rows"] if arguments.add and path.exists() else []
+    kept = json.loads(path.read_text())["rows"] if getattr(arguments, "add", False) and path.exists() else []
     ours = {row["work"] for row in rows}
     report = {
         "benchmark": name,
