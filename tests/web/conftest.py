@@ -64,8 +64,10 @@ def settings(tmp_path: Path, accounts: bool) -> Settings:
 
 
 @pytest.fixture
-def app(settings: Settings, engine: FakeEngine, database: str | Path) -> FastAPI:
-    return create_app(settings, engine=engine, database=database)
+def app(settings: Settings, engine: FakeEngine, database: str | Path) -> Iterator[FastAPI]:
+    found = create_app(settings, engine=engine, database=database)
+    yield found
+    found.state.service.database.dispose()  # also where the service was never started
 
 
 @pytest.fixture
