@@ -11,12 +11,13 @@ cross-validation) on whatever is there, and reports accuracy on dev with interva
 calibration error beside its floor, temperature fitted on out-of-fold margins. People wanted other things of other
 prompts (the longer answer where help was asked for, the shorter one where harm was), so some heads see each difference
 once more for each kind of prompt, times how likely the prompt is of that kind; kinds are learned from train's `source`
-and read off the prompt's states. Training all weights takes days on two cores; this takes minutes.
+and read off the prompt's words and states. Training all weights takes days on two cores; this takes minutes.
 """
 
 import argparse
 import gzip
 import json
+import re
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -46,8 +47,17 @@ Pair = tuple[Floats, Floats]
 Sets = dict[str, Pair]
 Rows = dict[str, list[dict[str, Any]]]
 PROMPT_TOKENS, ANSWER_TOKENS, SHARD, MICROBATCH_TOKENS = 40, 72, 64, 2_048
-RIDGES = (30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
-FOLDS, MAIN_DIRECTIONS = 5, 128
+RIDGES = (30.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
+FOLDS, MAIN_DIRECTIONS = 5, 96
+LONG_WORD, YOU, ME = re.compile(r"\w{4,}"), {"you", "your", "you're"}, {"i", "i'm", "i'd", "i'll", "me", "my"}
+PHRASES = (
+    ("sorry",), ("i don't", "not sure"), ("i can't", "i cannot", "not able", "unable"), ("i think",), ("please",),
+    ("illegal", "dangerous", "harm", "wrong", "hurt", "not a good idea", "bad idea", "unethical"),
+    ("why", "what do you mean", "could you", "can you tell", "would you like"), ("you should", "you can"),
+    ("here are", "here's", "following"), ("http", "www"), ("as an ai", "language model"), ("hope", "glad", "great"),
+    ("therapist", "counsel", "police", "lawyer", "doctor", "help you"), ("fuck", "shit", "stupid", "idiot", "kill"),
+)  # fmt: skip
+"""Refusing, hedging, warning, asking back, advising, listing, caring, swearing; chosen without a look at dev."""
 
 
 def main() -> None:
@@ -148,10 +158,12 @@ def packed_row(tokenizer: Tokenizer, row: dict[str, Any]) -> tuple[list[int], li
 def fit(splits: dict[str, list[dict[str, Any]]], folder: Path) -> dict[str, Any]:
     """Accuracy on dev of heads on several features, the curve over comparisons, calibration."""
     sets = text_features(splits)
+    sets["manner by kind"] = by_kind(sets["manner"], kinds_of_prompts({}, splits))
     if states := read_states(folder):
         rows = {split: splits[split][: len(states[split])] for split in splits}
-        sets |= state_features(states, text_features(rows))
-        sets |= features_by_kind(sets, kinds_of_prompts(states, rows), text_features(rows)["length"])
+        kinds, manner = kinds_of_prompts(states, rows), manner_of_answers(rows)
+        sets |= state_features(states)
+        sets |= features_by_kind(sets["all states"], manner, kinds)
     heads, best = {}, ""
     for name, (train_ND, dev_ND) in sets.items():
         ridge, out_of_fold_N = cross_validated(train_ND)
@@ -179,66 +191,101 @@ def read_states(folder: Path) -> dict[str, Floats]:
     )
 
 
-def text_features(splits: dict[str, list[dict[str, Any]]]) -> Sets:
-    """What needs no model: answers' length and words, chosen less rejected."""
-    words = TfidfVectorizer(min_df=5, sublinear_tf=True, max_features=3_000)
+def text_features(splits: Rows) -> Sets:
+    """What needs no model: answers' length, manner and words, chosen less rejected."""
+    words = TfidfVectorizer(min_df=5, sublinear_tf=True, max_features=1_000)
     words.fit([row[key] for row in splits["train"] for key in ("chosen", "rejected")])
-    found: dict[str, dict[str, Floats]] = {"length": {}, "words": {}}
-    for split, rows in splits.items():
-        chosen, rejected = ([row[key] for row in rows] for key in ("chosen", "rejected"))
-        length = np.log1p([len(text) for text in chosen]) - np.log1p([len(text) for text in rejected])
-        found["length"][split] = length[:, None]
-        found["words"][split] = 20 * (words.transform(chosen) - words.transform(rejected)).toarray()
-    sets = {
-        "length": scaled(found["length"]["train"], found["length"]["dev"]),
-        "words": (found["words"]["train"], found["words"]["dev"]),
+    found = [
+        20 * (words.transform([row["chosen"] for row in rows]) - words.transform([row["rejected"] for row in rows]))
+        for rows in (splits["train"], splits["dev"])
+    ]
+    manner = manner_of_answers(splits)
+    return {
+        "length": (manner[0][:, :1], manner[1][:, :1]),
+        "manner": manner,
+        "words, manner": beside((found[0].toarray(), found[1].toarray()), manner),
     }
-    return sets | {"words, length": beside(sets["words"], sets["length"])}
 
 
-def state_features(states: dict[str, Floats], text: Sets) -> Sets:
-    """States after the middle and the last block that was run, chosen less rejected; and beside the text's features."""
+def manner_of_answers(splits: Rows) -> Pair:
+    """Some thirty numbers of how an answer is written, the first its length; chosen less rejected."""
+    found = [
+        np.array([np.subtract(*(manner(row[key], row["prompt"]) for key in ("chosen", "rejected"))) for row in rows])
+        for rows in (splits["train"], splits["dev"])
+    ]
+    return scaled(*found)
+
+
+def manner(text: str, prompt: Sequence[dict[str, str]]) -> list[float]:
+    """Length, questions, lines, beginning and end, phrases, words shared with the last turn and earlier answers."""
+    low, words, end = text.lower().replace("\u2019", "'"), text.lower().split(), text.rstrip()
+    asked, said = (
+        set(LONG_WORD.findall(" ".join(turns).lower()))
+        for turns in ([prompt[-1]["content"]], [m["content"] for m in prompt if m["role"] != "user"])
+    )
+    long_words, count = LONG_WORD.findall(low), len(words) + 1
+    shape = [
+        np.log1p(len(text)), np.log1p(len(text)) ** 2 / 6, len(text) < 60, len(text) > 700, text.count("?"),
+        "\n" in text, np.log1p(text.count("\n")), end.endswith("?"), end[-1:] in (".", "!", "?"), text.count("!"),
+        text.count(",") / count, sum(map(len, words)) / count, len(set(words)) / count,
+        sum(map(str.isdigit, text)) / count, sum(word in YOU for word in words) / count,
+        sum(word in ME for word in words) / count, low.startswith(("i'm", "i am")),
+        low.startswith(("yes", "sure", "okay", "ok")), low.startswith("no"),
+        sum(word in asked for word in long_words) / max(1, len(long_words)),
+        sum(word in said for word in long_words) / max(1, len(long_words)),
+    ]  # fmt: skip
+    return [float(x) for x in shape] + [float(any(phrase in low for phrase in phrases)) for phrases in PHRASES]
+
+
+def state_features(states: dict[str, Floats]) -> Sets:
+    """States after the middle and the last block that was run, chosen less rejected."""
     train, dev = (states[split][:, 0].astype(np.float64) - states[split][:, 1] for split in ("train", "dev"))
-    sets = {
-        f"{block}, {pooling}": scaled(train[:, n, m], dev[:, n, m])
-        for n, block in enumerate(("middle", "top"))
-        for m, pooling in enumerate(("mean", "last"))
-    }
-    sets["all states"] = scaled(train.reshape(len(train), -1), dev.reshape(len(dev), -1))
-    return sets | {"all states, words, length": beside(sets["all states"], text["words, length"])}
+    sets = {f"{block}, mean": scaled(train[:, n, 0], dev[:, n, 0]) for n, block in enumerate(("middle", "top"))}
+    return sets | {"all states": scaled(train.reshape(len(train), -1), dev.reshape(len(dev), -1))}
 
 
 def kinds_of_prompts(states: dict[str, Floats], rows: Rows) -> Pair:
-    """How likely each prompt is of each of train's sources, read off the prompt's states; out of fold for train."""
-    train_ND, dev_ND = scaled(*(states[split][:, 2].reshape(len(states[split]), -1) for split in ("train", "dev")))
+    """How likely each prompt is of each of train's sources, from its words and its states; out of fold for train."""
+    words = TfidfVectorizer(min_df=3, sublinear_tf=True, max_features=20_000)
+    texts = {key: [" ".join(m["content"] for m in row["prompt"]) for row in rows[key]] for key in ("train", "dev")}
+    views: list[tuple[Any, Any, float]] = [(words.fit_transform(texts["train"]), words.transform(texts["dev"]), 5.0)]
+    if states:
+        prompt = (states[key][:, 2].reshape(len(states[key]), -1).astype(np.float64) for key in ("train", "dev"))
+        views.append((*scaled(*prompt), 1e-3))
     source_N = np.array([row["source"] for row in rows["train"]])
+    found = []
+    for train_ND, dev_ND, c in views:
+        learner = LogisticRegression(C=c, max_iter=500)
+        out_of_fold = np.concatenate(
+            [
+                learner.fit(train_ND[rest], source_N[rest]).predict_proba(train_ND[a:b])
+                for a, b in folds_of(len(source_N))
+                if len(rest := np.delete(np.arange(len(source_N)), np.s_[a:b]))
+            ]
+        )
+        found.append((out_of_fold, learner.fit(train_ND, source_N).predict_proba(dev_ND)))
+    return np.mean([pair[0] for pair in found], axis=0), np.mean([pair[1] for pair in found], axis=0)
 
-    def learned(x_ND: Floats, source_N: Any) -> LogisticRegression:
-        return LogisticRegression(C=1e-3, max_iter=200).fit(x_ND, source_N)
 
-    out_of_fold = [
-        learned(np.delete(train_ND, np.s_[a:b], axis=0), np.delete(source_N, np.s_[a:b])).predict_proba(train_ND[a:b])
-        for a, b in folds_of(len(train_ND))
-    ]
-    return np.concatenate(out_of_fold), learned(train_ND, source_N).predict_proba(dev_ND)
-
-
-def features_by_kind(sets: Sets, kinds: Pair, length: Pair) -> Sets:
-    """Differences once for all prompts, and once more (on their main directions) for each kind of prompt."""
+def by_kind(features: Pair, kinds: Pair) -> Pair:
+    """The features, and once more for each kind of prompt, times how much likelier than usual the prompt is of it."""
     mean_K, spread_K = kinds[0].mean(axis=0), kinds[0].std(axis=0) + 1e-9
+    train, dev = (
+        np.hstack([x_ND, *(x_ND * weight_N[:, None] for weight_N in ((kind_NK - mean_K) / spread_K).T)])
+        for x_ND, kind_NK in zip(features, kinds, strict=True)
+    )
+    return train, dev
 
-    def by_kind(x_ND: Floats, kind_NK: Floats) -> Floats:
-        return np.hstack([x_ND * weight_N[:, None] for weight_N in ((kind_NK - mean_K) / spread_K).T])
 
-    train_ND, dev_ND = sets["all states"]
-    directions_DE = np.linalg.eigh(train_ND.T @ train_ND)[1][:, -MAIN_DIRECTIONS:]
-    lengths = by_kind(length[0], kinds[0]), by_kind(length[1], kinds[1])
-    states = (by_kind(train_ND @ directions_DE, kinds[0]), by_kind(dev_ND @ directions_DE, kinds[1]))
+def features_by_kind(states: Pair, manner: Pair, kinds: Pair) -> Sets:
+    """Differences of states (their main directions) and of manner, for all prompts and for each kind."""
+    directions_DE = np.linalg.eigh(states[0].T @ states[0])[1][:, -MAIN_DIRECTIONS:]
+    main = states[0] @ directions_DE, states[1] @ directions_DE
+    manner_by_kind = by_kind(manner, kinds)
     return {
-        "length by kind": beside(length, lengths),
-        "all states, length by kind": beside(sets["all states"], beside(length, lengths)),
-        "all states by kind": beside(sets["all states"], beside(states, beside(length, lengths))),
-        "all states by kind, words": beside(sets["all states, words, length"], beside(states, lengths)),
+        "manner by kind (states, too)": manner_by_kind,
+        "all states, manner by kind": beside(states, manner_by_kind),
+        "main states and manner by kind": beside(by_kind(main, kinds), manner_by_kind),
     }
 
 

@@ -2,6 +2,7 @@
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,22 +38,25 @@ def test_a_taste_that_depends_on_the_kind_of_prompt_is_found_only_by_kind() -> N
     """What helps with one kind of prompt harms with the other: no single direction is right for both."""
     rng = np.random.default_rng(0)
 
-    def states(count: int) -> tuple[np.ndarray, list[dict[str, str]]]:
+    def row_of(kind: int) -> dict[str, Any]:
+        return {"source": f"kind {kind}", "prompt": [{"role": "user", "content": "the same words"}]}
+
+    def states(count: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
         kind_N = rng.integers(2, size=count)
         found = rng.normal(size=(count, 3, 2, 2, 4))
         found[:, 2, :, :, 0] += 6.0 * kind_N[:, None, None]  # the prompt's states say of which kind it is
         found[:, 0, 1, 0, 1] += 2.0 * (2 * kind_N - 1)  # the chosen answer has more of something, or less
-        return found, [{"source": f"kind {kind}"} for kind in kind_N]
+        return found, [row_of(kind) for kind in kind_N]
 
     (train, train_rows), (dev, dev_rows) = states(400), states(200)
     both, rows = {"train": train, "dev": dev}, {"train": train_rows, "dev": dev_rows}
-    length = np.zeros((400, 1)), np.zeros((200, 1))
-    sets = heads["state_features"](both, {"words, length": length})
+    plain = heads["state_features"](both)["all states"]
     kinds = heads["kinds_of_prompts"](both, rows)
-    assert np.mean(kinds[1].argmax(axis=1) == [row["source"] == "kind 1" for row in dev_rows]) > 0.95
-    sets |= heads["features_by_kind"](sets, kinds, length)
-    plain, by_kind = (
-        (sets[name][1] @ heads["logistic"](sets[name][0], 30.0) > 0).mean()
-        for name in ("all states", "all states by kind")
-    )
-    assert by_kind > 0.8 > 0.65 > plain
+    likelier = kinds[1][:, 1] > kinds[1][:, 1].mean()
+    assert np.mean(likelier == [row["source"] == "kind 1" for row in dev_rows]) > 0.95
+    sets = heads["features_by_kind"](plain, (np.zeros((400, 1)), np.zeros((200, 1))), kinds)
+    rights = [
+        (dev_ND @ heads["logistic"](train_ND, 30.0) > 0).mean()
+        for train_ND, dev_ND in (plain, sets["main states and manner by kind"])
+    ]
+    assert rights[0] < 0.65 < 0.8 < rights[1]
