@@ -35,7 +35,7 @@ def server(place: Path, port: int, database: str | Path) -> Iterator[subprocess.
     command = [sys.executable, "-c", SERVER, str(place), str(port), str(database)]
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             assert process.poll() is None and time.monotonic() < deadline, "the server did not start"
             try:
