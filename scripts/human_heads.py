@@ -209,11 +209,13 @@ def text_features(splits: Rows) -> Sets:
 
 def manner_of_answers(splits: Rows) -> Pair:
     """Some thirty numbers of how an answer is written, the first its length; chosen less rejected."""
-    found = [
-        np.array([np.subtract(*(manner(row[key], row["prompt"]) for key in ("chosen", "rejected"))) for row in rows])
-        for rows in (splits["train"], splits["dev"])
-    ]
-    return scaled(*found)
+    found = []
+    for rows in (splits["train"], splits["dev"]):
+        chosen_ND, rejected_ND = (
+            np.array([manner(row[key], row["prompt"]) for row in rows]) for key in ("chosen", "rejected")
+        )
+        found.append(chosen_ND - rejected_ND)
+    return scaled(found[0], found[1])
 
 
 def manner(text: str, prompt: Sequence[dict[str, str]]) -> list[float]:
