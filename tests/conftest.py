@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from tests.databases import Databases
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """On PostgreSQL a thread may still hold a connection when its engine is disposed of; sqlite3 never minds."""
+    if os.environ.get("WUYA_TEST_DATABASE"):
+        config.addinivalue_line("filterwarnings", "ignore:<psycopg:ResourceWarning")
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """Folder with real data sets for the tests that need them: `WUYA_TEST_DATA=/path make test`."""
