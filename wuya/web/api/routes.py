@@ -30,7 +30,7 @@ from wuya.web.traffic import models_of
 
 v1 = APIRouter(prefix="/v1", tags=["v1"], route_class=V1Route, responses=bodies.REFUSALS)
 At = Annotated[Service, Depends(service_of)]
-STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+STREAM = {"content": {"text/event-stream": {"example": 'data: {"choices": [...], ...}\n\ndata: [DONE]\n\n'}}}
 
 
 @asynccontextmanager
