@@ -48,6 +48,17 @@ def test_an_answer_is_written_to_its_end_without_any_viewer(tmp_path: Path) -> N
     run(test)
 
 
+def test_a_model_that_writes_nul_is_kept_by_every_database(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with world(tmp_path, FakeEngine(script="one\0two three", tokens_per_second=400)) as w:
+            job = w.job()
+            w.hub.start(job)
+            events = await w.watch(job)
+            assert drawn(events)[0] == w.message(job)["content"] == "one\ufffdtwo three"
+
+    run(test)
+
+
 @pytest.mark.parametrize("cuts", [[3], [1, 2, 3], [5, 20, 7]])
 def test_a_reload_anywhere_ends_with_the_same_page(tmp_path: Path, cuts: list[int]) -> None:
     async def test() -> None:

@@ -236,7 +236,7 @@ class GenerationHub:
             if event.text and not job.withheld:
                 if not job.pending:
                     self._due.append(job)
-                job.pending.append(event.text)
+                job.pending.append(event.text.replace("\0", "\ufffd"))  # PostgreSQL keeps no NUL
                 if job.first_token is None:
                     job.first_token, job.first_token_at = time.monotonic(), now()
                     self._flush_due()
