@@ -333,6 +333,8 @@ class Batch:
         if self._lookup:
             for sequence, token in zip(output.sequence_B.tolist(), output.token_B.tolist(), strict=True):
                 self._ids[sequence].append(token)
+            for sequence in output.sequence_B[output.finished_B].tolist():
+                del self._ids[sequence]
 
     def _retire(self, leaves_B: Tensor) -> None:
         """Free these of the running rows; the last ones move into the holes."""
