@@ -17,8 +17,10 @@ demo: $(VENV)/demo.done  ## the whole story on this machine: SEED=0, SIZE=tiny o
 demo-seeds: $(VENV)/demo.done  ## the demo for seeds 1, 2 and 3, and the table over them
 	@$(BIN)/python scripts/demo_seeds.py --size $(SIZE) 1 2 3
 
+# Two processes. One that dies ends the run (xdist would wait for ever for its other tests), one that hangs says where.
+TWO := -n 2 --dist loadfile --max-worker-restart 0 -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 test: $(VENV)/dev.done  ## unit tests, two processes
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) -q
 
 check: lint types test  ## lint, types and test
 
@@ -37,7 +39,7 @@ test-slow: $(VENV)/dev.done  ## the tests that take minutes: kill and resume, pa
 
 ONLY ?= tests/feedback tests/web
 test-postgres: $(VENV)/dev.done  ## the store's and the service's tests on PostgreSQL (initdb on this machine)
-	@WUYA_TEST_DATABASE=$${WUYA_TEST_DATABASE:-postgresql} OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q $(ONLY)
+	@WUYA_TEST_DATABASE=$${WUYA_TEST_DATABASE:-postgresql} OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) -q $(ONLY)
 
 audit: $(VENV)/dev.done  ## known faults of the packages in .venv (asks the package index; AUDIT=osv asks osv.dev)
 	@$(BIN)/pip install --quiet pip-audit && $(BIN)/pip-audit --local --skip-editable --vulnerability-service $(AUDIT)

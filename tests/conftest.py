@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run in parallel, and one thread is deterministic
 os.environ["NO_COLOR"] = "1"
@@ -21,6 +21,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """On PostgreSQL a thread may still hold a connection when its engine is disposed of; sqlite3 never minds."""
     if os.environ.get("WUYA_TEST_DATABASE"):
         config.addinivalue_line("filterwarnings", "ignore:<psycopg:ResourceWarning")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    """Say what pytest-xdist does not: how a worker died (-9: killed, -15: told to end, -11: a fault in native code)."""
+    if error:
+        print(f"\nworker {node.gateway.id} ended with exit status {node.gateway._io.popen.wait(timeout=30)}")
 
 
 @pytest.fixture(scope="session")
