@@ -27,7 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_testnodedown(node: Any, error: object | None) -> None:
     """Say what pytest-xdist does not: how a worker died (-9: killed, -15: told to end, -11: a fault in native code)."""
     if error:
-        print(f"\nworker {node.gateway.id} ended with exit status {node.gateway._io.popen.wait(timeout=30)}")
+        status = node.gateway._io.popen.wait(timeout=30)
+        node.config.get_terminal_writer().line(f"\nworker {node.gateway.id} ended with exit status {status}")
 
 
 @pytest.fixture(scope="session")
