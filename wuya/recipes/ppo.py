@@ -37,6 +37,7 @@ from wuya.losses.ppo import gae, ppo_policy_loss
 from wuya.models import native
 from wuya.models.checkpoint import save_checkpoint
 from wuya.training import distributed
+from wuya.training.ppo_batches import PPOBatch, Rollouts
 from wuya.training.ppo_learner import PPOLearner, PPOSettings
 from wuya.training.ppo_metrics import Alarms
 from wuya.training.ppo_update import ema_initial_share
@@ -116,39 +117,9 @@ def run(config: PPOConfig) -> Path:
     dtype = distributed.resolve_dtype(config.dtype, device)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2  # of "KL is 0 and the ratio is 1"; bf16 depends on shapes
     models = load_models(config, device)
-    tokenizer = models.tokenizer
-    learner = PPOLearner(
-        models.policy,
-        models.value_model,
-        config,
-        pretraining=pretraining_batches(config, context_length=models.engine_model.config.context_length),
-        policy_loss=load_function(config.policy_loss) if config.policy_loss else ppo_policy_loss,
-        advantage=load_function(config.advantage) if config.advantage else gae,
-        tolerance=tolerance,
-    )
+    learner = make_learner(config, models, tolerance=tolerance)
     # 2. Prompts, sampler, reward
-    names, prompts = load_prompt_ids(
-        config.prompts,
-        tokenizer,
-        max_prompt_tokens=config.max_prompt_tokens,
-        max_tokens=config.max_tokens,
-        context_length=models.engine_model.config.context_length,
-    )
-    source = EpisodeSource(
-        engine=Engine(models.engine_model, tokenizer, max_batch_size=config.max_batch_size),
-        tokenizer=tokenizer,
-        prompts=prompts,
-        prompt_names=names,
-        sampling=SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature),
-        policy=models.policy,
-        reference=models.reference,
-        value_model=models.value_model,
-        score=models.score,
-        seed=config.seed,
-        microbatch_tokens=config.microbatch_tokens,
-        device=device,
-        dtype=dtype,
-    )
+    source = make_source(config, models, device, dtype)
     alarms = Alarms()
     with Run(config.out, config, resume=config.resume, verb="ppo", keep_last_n=config.keep_last_n,
              kernels=native.decoding()) as run:  # fmt: skip
@@ -189,16 +160,7 @@ def run(config: PPOConfig) -> Path:
                 if config.show_samples_every and update % config.show_samples_every == 0:
                     run.sample(update + 1, source.show(rollouts))
                 if config.dump_rollouts:
-                    dump_rollouts(
-                        config.out / "rollouts" / f"update_{update + 1:06d}_rank_{distributed.rank()}.parquet",
-                        rollouts,
-                        rewards_BT=rewards_BT,
-                        advantages_BT=batch.advantages_BT,
-                        returns_BT=batch.returns_BT,
-                        decode=tokenizer.decode,
-                        update=update + 1,
-                        prompt_names=source.names(update, config.rollout_batch_size),
-                    )
+                    _dump(config, source, update, rollouts, rewards_BT, batch)
                 progress.update(1, score=metrics["objective/scores"], kl=observed_kl)
                 last = update + 1 if stopped else config.total_updates
                 if run.save_is_due(update + 1, every=config.save_every, last=last):
@@ -233,6 +195,45 @@ def load_models(config: PPOConfig, device: torch.device) -> PPOModels:
         seed=config.seed,
         device=device,
         microbatch_tokens=config.microbatch_tokens,
+    )
+
+
+def make_learner(config: PPOConfig, models: PPOModels, *, tolerance: float) -> PPOLearner:
+    """What takes rollouts and improves policy and value model; the user's functions stand where the paper's would."""
+    return PPOLearner(
+        models.policy,
+        models.value_model,
+        config,
+        pretraining=pretraining_batches(config, context_length=models.engine_model.config.context_length),
+        policy_loss=load_function(config.policy_loss) if config.policy_loss else ppo_policy_loss,
+        advantage=load_function(config.advantage) if config.advantage else gae,
+        tolerance=tolerance,
+    )
+
+
+def make_source(config: PPOConfig, models: PPOModels, device: torch.device, dtype: torch.dtype) -> EpisodeSource:
+    """What answers prompts with the current policy, scores the answers, and reads them with the frozen models."""
+    names, prompts = load_prompt_ids(
+        config.prompts,
+        models.tokenizer,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_tokens=config.max_tokens,
+        context_length=models.engine_model.config.context_length,
+    )
+    return EpisodeSource(
+        engine=Engine(models.engine_model, models.tokenizer, max_batch_size=config.max_batch_size),
+        tokenizer=models.tokenizer,
+        prompts=prompts,
+        prompt_names=names,
+        sampling=SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature),
+        policy=models.policy,
+        reference=models.reference,
+        value_model=models.value_model,
+        score=models.score,
+        seed=config.seed,
+        microbatch_tokens=config.microbatch_tokens,
+        device=device,
+        dtype=dtype,
     )
 
 
@@ -291,6 +292,27 @@ def _log(run: Run, step: int, metrics: dict[str, float], alarms: Alarms) -> None
     if distributed.is_main():
         for alarm in found:
             warn(f"update {step}: {alarm}")
+
+
+def _dump(
+    config: PPOConfig,
+    source: EpisodeSource,
+    update: int,
+    rollouts: Rollouts,
+    rewards_BT: torch.Tensor,
+    batch: PPOBatch,
+) -> None:
+    """An update's episodes, a parquet row a token."""
+    dump_rollouts(
+        config.out / "rollouts" / f"update_{update + 1:06d}_rank_{distributed.rank()}.parquet",
+        rollouts,
+        rewards_BT=rewards_BT,
+        advantages_BT=batch.advantages_BT,
+        returns_BT=batch.returns_BT,
+        decode=source.tokenizer.decode,
+        update=update + 1,
+        prompt_names=source.names(update, config.rollout_batch_size),
+    )
 
 
 def _report_final_kl(config: PPOConfig, source: EpisodeSource, learner: PPOLearner) -> None:
