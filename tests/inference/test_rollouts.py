@@ -21,13 +21,15 @@ def score_by_length(prompts: Sequence[Sequence[int]], completions: Sequence[Sequ
     return torch.tensor([100.0 * len(p) + len(c) for p, c in zip(prompts, completions, strict=True)])
 
 
-def rollouts_of(model: GPT, *, temperature: float = 1.0, keep: bool = True, microbatch_tokens: int = 64) -> Rollouts:
+def rollouts_of(
+    model: GPT, *, temperature: float = 1.0, keep: bool = True, microbatch_tokens: int = 64, num_samples: int = 1
+) -> Rollouts:
     torch.manual_seed(0)
     value_model = ScalarModel(copy.deepcopy(model))
     value_model.bias.fill_(0.5)
     return sample_rollouts(
         Engine(model, seed=1),
-        random_prompts(12, longest=9),
+        random_prompts(12 // num_samples, longest=9),
         sampling=SamplingParams(max_tokens=7, temperature=temperature, stop_token_ids=(EOS,), seed=5),
         policy=model,
         reference=model,
@@ -36,12 +38,15 @@ def rollouts_of(model: GPT, *, temperature: float = 1.0, keep: bool = True, micr
         pad_id=0,
         microbatch_tokens=microbatch_tokens,
         keep_sampled_logprobs=keep,
+        num_samples=num_samples,
     )
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_logprobs_are_those_of_a_full_forward_at_the_sampling_temperature(model: GPT, temperature: float) -> None:
-    rollouts = rollouts_of(model, temperature=temperature)
+@pytest.mark.parametrize(("temperature", "num_samples"), [(1.0, 1), (0.7, 1), (0.7, 3)])
+def test_logprobs_are_those_of_a_full_forward_at_the_sampling_temperature(
+    model: GPT, temperature: float, num_samples: int
+) -> None:
+    rollouts = rollouts_of(model, temperature=temperature, num_samples=num_samples)
     for row in range(12):
         prompt, completion = rollouts.prompt(row), rollouts.completion(row)
         expected = full_logprobs(model, prompt, tuple(completion), temperature)
@@ -63,8 +68,9 @@ def test_recomputed_logprobs_and_any_microbatches_give_the_same(model: GPT) -> N
     torch.testing.assert_close(kept.values_BT, recomputed.values_BT, atol=1e-4, rtol=1e-4)
 
 
-def test_values_are_those_before_each_token_less_the_bias(model: GPT) -> None:
-    rollouts = rollouts_of(model)
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_values_are_those_before_each_token_less_the_bias(model: GPT, num_samples: int) -> None:
+    rollouts = rollouts_of(model, num_samples=num_samples)
     torch.manual_seed(0)
     value_model = ScalarModel(copy.deepcopy(model))
     with torch.no_grad():

@@ -13,7 +13,7 @@ class TablePolicy(nn.Module):
         super().__init__()
         self.table_V = nn.Parameter(logits_V.clone())
 
-    def forward(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+    def forward(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None, **places: Tensor | None) -> Tensor:
         hidden_BTV = self.table_V.expand(*ids_BT.shape, -1)
         return hidden_BTV if wanted_BT is None else hidden_BTV[wanted_BT]
 
@@ -29,7 +29,7 @@ class TableValues(nn.Module):
         self.value_1 = nn.Parameter(torch.tensor([value]))
         self.register_buffer("bias", torch.zeros(()))
 
-    def values(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+    def values(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None, **places: Tensor | None) -> Tensor:
         values_BT = self.value_1.expand(ids_BT.shape)
         return values_BT if wanted_BT is None else values_BT[wanted_BT]
 

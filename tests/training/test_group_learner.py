@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.inference.naive import sharp_model
 from tests.training.ppo_toys import TablePolicy, TableValues, bandit_rollouts
 from wuya.errors import ConfigError
 from wuya.losses.direct import grpo_advantages, grpo_policy_loss, rloo_advantages, rloo_policy_loss
 from wuya.training.group_learner import GroupBatch, GroupLearner, GroupSettings
+from wuya.training.ppo_batches import Rollouts, completion_logprobs
 
 REWARDS_V = torch.tensor([0.0, 1, 0, 0.5, 0, -1, 0, 0.2, 0, 0.8])
 
@@ -117,6 +119,41 @@ def test_microbatches_change_nothing_and_minibatches_are_whole_groups() -> None:
         assert len(rows) == 4 and all((r.view(-1, 4) // 4 == r.view(-1, 4)[:, :1] // 4).all() for r in rows)
         assert torch.equal(torch.cat(rows).sort().values, torch.arange(512))
     torch.testing.assert_close(tables[0], tables[1])
+
+
+@pytest.mark.parametrize("make", [rloo, grpo])
+def test_a_prompt_read_once_for_its_group_teaches_what_one_sequence_an_episode_teaches(make: Any) -> None:
+    """Rows of nine tokens, most with one answer, against rows of a whole group; nothing has the same length."""
+    torch.manual_seed(1)
+    prompt_lengths_B = torch.tensor([5, 5, 5, 5, 2, 2, 2, 2])
+    lengths_B = prompt_lengths_B + torch.tensor([4, 1, 3, 2, 2, 4, 1, 3])
+    ids_BT = torch.randint(0, 24, (8, 9))
+    ids_BT[:4, :5], ids_BT[4:, :2] = ids_BT[0, :5].clone(), ids_BT[4, :2].clone()
+    place_T = torch.arange(1, 9)
+    mask_BT = ((place_T >= prompt_lengths_B[:, None]) & (place_T < lengths_B[:, None])).float()
+    with torch.no_grad():
+        logprobs_BT = completion_logprobs(sharp_model(), ids_BT, mask_BT, temperature=1.0)
+    rollouts = Rollouts(
+        ids_BT=ids_BT, mask_BT=mask_BT, logprobs_BT=logprobs_BT, ref_logprobs_BT=logprobs_BT * 0.9,
+        values_BT=torch.zeros_like(mask_BT), scores_B=torch.randn(8), has_eos_B=torch.ones(8, dtype=torch.bool),
+        prompt_lengths_B=prompt_lengths_B, completion_lengths_B=lengths_B - prompt_lengths_B,
+    )  # fmt: skip
+    chosen = settings(
+        rollout_batch_size=8, minibatch_size=8, kl_coef=0.1, adam_eps=1.0
+    )  # a step as long as its gradient
+    found = []
+    for max_length in (9, 64):
+        learner = make(sharp_model(), chosen)
+        learner.max_length = max_length
+        batch, _ = learner.batch(rollouts)
+        parts = [read for read, _ in batch.microbatches(max_length=max_length, max_tokens=64)]
+        metrics = learner.learn(batch, update=0)
+        found.append((sum(len(read.ids_NT) for read in parts), metrics, learner.policy.state_dict()))
+    (alone, metrics, weights), (together, again, weights_again) = found
+    assert (alone, together) == (5, 2)
+    assert metrics == pytest.approx(again, rel=1e-3, abs=1e-6) and metrics["policy/grad_norm"] > 0.1
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, weights_again[name], atol=1e-5, rtol=1e-4)
 
 
 def test_impossible_sizes_are_refused() -> None:

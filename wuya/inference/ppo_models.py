@@ -147,7 +147,14 @@ class NoValues:
 
     bias = torch.zeros(())
 
-    def values(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+    def values(
+        self,
+        ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        segments_BT: Tensor | None = None,
+        wanted_BT: Tensor | None = None,
+    ) -> Tensor:
         """Zeros, [B, T], or [N] of the wanted positions."""
         return torch.zeros(ids_BT.shape if wanted_BT is None else int(wanted_BT.sum()), device=ids_BT.device)
 

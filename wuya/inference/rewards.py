@@ -19,7 +19,8 @@ from torch import Tensor
 from wuya.data.batches import length_sorted_microbatches
 from wuya.errors import ConfigError, DataError
 from wuya.models.checkpoint import load_scalar_model, resolve_checkpoint
-from wuya.training.answer_rows import TokenScalars, answer_rows, answer_scores
+from wuya.training.answer_rows import answer_rows, answer_scores
+from wuya.training.ppo_batches import TokenValues
 from wuya.training.user_functions import is_function_spec, load_function
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def mean_reward(scores: Sequence["Score"]) -> "Score":
     return score
 
 
-def model_reward(model: TokenScalars, *, max_length: int, microbatch_tokens: int = 8192) -> "Score":
+def model_reward(model: TokenValues, *, max_length: int, microbatch_tokens: int = 8192) -> "Score":
     """Score of the last kept token under our reward model; same ids as the policy saw, nothing is encoded again."""
 
     def score(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
@@ -79,7 +80,7 @@ def model_reward(model: TokenScalars, *, max_length: int, microbatch_tokens: int
 
 @torch.no_grad()
 def score_answers(
-    model: TokenScalars,
+    model: TokenValues,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     *,

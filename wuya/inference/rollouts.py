@@ -9,16 +9,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from wuya.data.batches import length_sorted_microbatches
 from wuya.inference.engine import Engine, Generation
 from wuya.inference.sampling import SamplingParams
-from wuya.training.ppo_batches import (
-    LanguageModel,
-    Rollouts,
-    TokenValues,
-    completion_logprobs,
-    completion_values,
-)
+from wuya.training.answer_rows import answer_rows, answer_token_logprobs, answer_token_values
+from wuya.training.ppo_batches import LanguageModel, Rollouts, TokenValues, completion_logprobs
 
 __all__ = ["Rollouts", "Score", "sample_rollouts", "sequence_logprobs"]
 
@@ -51,31 +45,30 @@ def sample_rollouts(
         num_samples: completions of each prompt.
         policy, reference, value_model: with dropout off; run without gradient.
         score: judges (prompts, completions).
-        microbatch_tokens: positions, padding included, of one forward pass; rows of like length go together.
+        microbatch_tokens: positions, padding included, of one forward pass; rows of like length go together, and a
+            prompt is read once for all its completions.
         keep_sampled_logprobs: use the log-probs that came with the tokens. Exact in fp32 without truncation, and saves
             the forward pass that otherwise computes them again.
     """
     generations = [g for samples in engine.generate(prompts, sampling, num_samples=num_samples) for g in samples]
     prompts = [prompt for prompt in prompts for _ in range(num_samples)]
+    completions = [list(generation.token_ids) for generation in generations]
     with torch.no_grad():
         keep = keep_sampled_logprobs and not sampling.truncates
         rows = _right_padded(prompts, generations, pad_id=pad_id, device=device)
         ids_BT, mask_BT, logprobs_BT, prompt_lengths_B, completion_lengths_B = rows
         ref_logprobs_BT, values_BT = torch.zeros_like(mask_BT), torch.zeros_like(mask_BT)
-        lengths_B = prompt_lengths_B + completion_lengths_B
-        for group in length_sorted_microbatches(lengths_B.tolist(), microbatch_tokens):
-            index = torch.tensor(group, device=ids_BT.device)
-            width = int(lengths_B[index].max())
-            ids, mask = ids_BT[index, :width], mask_BT[index, : width - 1]
+        max_length = engine.model.config.context_length
+        for part in answer_rows(prompts, completions, max_length=max_length, max_tokens=microbatch_tokens):
+            index_B = part.answer_B.to(device)
+            mask = mask_BT[index_B]
             if not keep:
-                logprobs_BT[index, : width - 1] = completion_logprobs(
-                    policy, ids, mask, temperature=sampling.temperature
-                )
-            ref_logprobs_BT[index, : width - 1] = completion_logprobs(
-                reference, ids, mask, temperature=sampling.temperature
-            )
-            values_BT[index, : width - 1] = completion_values(value_model, ids, mask)
-        scores_B = score(prompts, [list(generation.token_ids) for generation in generations])
+                old_C = answer_token_logprobs(policy, part, device=device, temperature=sampling.temperature)
+                logprobs_BT[index_B] = part.put(old_C, mask)
+            ref_C = answer_token_logprobs(reference, part, device=device, temperature=sampling.temperature)
+            ref_logprobs_BT[index_B] = part.put(ref_C, mask)
+            values_BT[index_B] = part.put(answer_token_values(value_model, part, device=device), mask)
+        scores_B = score(prompts, completions)
     return Rollouts(
         ids_BT=ids_BT,
         mask_BT=mask_BT,

@@ -184,10 +184,17 @@ class LanguageView:
     def __init__(self, trunk: GPT, name: str | None) -> None:
         self.trunk, self.name = trunk, name
 
-    def __call__(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        segments_BT: Tensor | None = None,
+        wanted_BT: Tensor | None = None,
+    ) -> Tensor:
         """Final hidden states [B, T, D], or [N, D] of the wanted positions."""
         with _view_of(self.trunk, self.name):
-            hidden: Tensor = self.trunk(ids_BT, wanted_BT=wanted_BT)
+            hidden: Tensor = self.trunk(ids_BT, positions_BT=positions_BT, segments_BT=segments_BT, wanted_BT=wanted_BT)
             return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -161,7 +161,12 @@ def make_learner(config: GRPOConfig, models: PPOModels, *, tolerance: float) -> 
     }[config.algorithm]
     loss = rloo_loss if config.algorithm == "rloo" else grpo_loss
     return GroupLearner(
-        models.policy, config, advantage=advantage, policy_loss=partial(loss, config=config), tolerance=tolerance
+        models.policy,
+        config,
+        advantage=advantage,
+        policy_loss=partial(loss, config=config),
+        max_length=models.engine_model.config.context_length,
+        tolerance=tolerance,
     )
 
 

@@ -13,7 +13,7 @@ Dimension key: N rows, T tokens, B answers, C tokens of all answers laid end to 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch import Tensor
 from wuya.data.batches import length_sorted_microbatches
 from wuya.losses.language_model import token_logprobs
 from wuya.models.gpt import GPT, SHARED
+from wuya.training.ppo_batches import LanguageModel, TokenValues
 
 LONGEST_ROW = 512
 """Tokens: in longer rows attention costs more than reading the prompt once saves."""
@@ -46,7 +47,7 @@ class AnswerRows:
     before_B: Tensor
     """Column of the prompt's last token, whose state predicts the answer's first."""
 
-    def inputs(self, device: torch.device | str) -> dict[str, Tensor | None]:
+    def inputs(self, device: torch.device | str) -> dict[str, Any]:
         """What the decoder is given."""
         shared = bool((self.segments_NT > 0).any())  # else every row is a sequence: plain causal attention is faster
         return {
@@ -64,6 +65,10 @@ class AnswerRows:
         before_C = torch.where(place_C == 0, self.before_B[owner_C], column_C - 1)
         row_C = self.row_B[owner_C]
         return AnswerTokens(owner_C, row_C, column_C, before_C, self.ids_NT[row_C, column_C])
+
+    def put(self, values_C: Tensor, mask_BT: Tensor) -> Tensor:
+        """Values of the answer tokens (as in `tokens`) where `mask_BT` is 1, a row an answer that lies here; else 0."""
+        return torch.zeros(mask_BT.shape, device=mask_BT.device).masked_scatter(mask_BT > 0, values_C)
 
     def in_order(self, values_B: Tensor) -> Tensor:
         """Values of the answers that lie here, brought into the caller's order; for rows that hold all of them."""
@@ -83,26 +88,11 @@ class AnswerTokens:
     id_C: Tensor
 
 
-class TokenScalars(Protocol):
-    """A reward model: a ScalarModel, or one adapter of a shared trunk."""
-
-    @property
-    def bias(self) -> Tensor:
-        """The re-centring."""
-        ...
-
-    def values(
-        self, ids_BT: Tensor, *, positions_BT: Tensor | None, segments_BT: Tensor | None, wanted_BT: Tensor | None
-    ) -> Tensor:
-        """A scalar for every wanted position, [N]."""
-        ...
-
-
-def answer_scores(model: TokenScalars, rows: AnswerRows) -> Tensor:
+def answer_scores(model: TokenValues, rows: AnswerRows) -> Tensor:
     """Score of every answer, float32 [B]: the scalar at its last token, less the bias. Carries gradient."""
     device = model.bias.device
     wanted_NT, place_B = _wanted(rows, rows.row_B, rows.last_B)
-    values_W = model.values(**rows.inputs(device), wanted_BT=wanted_NT.to(device))  # type: ignore[arg-type]
+    values_W = model.values(**rows.inputs(device), wanted_BT=wanted_NT.to(device))
     return values_W[place_B.to(device)] - model.bias
 
 
@@ -116,15 +106,30 @@ def answer_states(model: GPT, rows: AnswerRows) -> tuple[AnswerTokens, Tensor, T
     return tokens, hidden_NTD[row_C, tokens.column_C.to(device)], token_logprobs(logits_CV, tokens.id_C.to(device))
 
 
-def answer_logprobs(model: GPT, rows: AnswerRows) -> Tensor:
-    """log pi(answer | prompt) of every answer, nats, float32 [B]. Carries gradient."""
-    device = model.device
+def answer_token_logprobs(
+    model: LanguageModel, rows: AnswerRows, *, device: torch.device | str, temperature: float = 1.0
+) -> Tensor:
+    """Log-prob of every answer token at a temperature, nats, float32 [C] as in `rows.tokens()`. Carries gradient."""
     tokens = rows.tokens()
     wanted_NT, place_C = _wanted(rows, tokens.row_C, tokens.before_C)
     hidden_WD = model(**rows.inputs(device), wanted_BT=wanted_NT.to(device))
-    logprobs_C = token_logprobs(model.logits(hidden_WD[place_C.to(device)]), tokens.id_C.to(device))
-    sums_B = torch.zeros(len(rows.answer_B), device=device)
-    return sums_B.index_add(0, tokens.owner_C.to(device), logprobs_C)
+    logits_CV = model.logits(hidden_WD[place_C.to(device)])
+    return token_logprobs(logits_CV, tokens.id_C.to(device), temperature=temperature)
+
+
+def answer_token_values(model: TokenValues, rows: AnswerRows, *, device: torch.device | str) -> Tensor:
+    """Value of the state before every answer token, in units of the re-centred score, [C]. Carries gradient."""
+    tokens = rows.tokens()
+    wanted_NT, place_C = _wanted(rows, tokens.row_C, tokens.before_C)
+    values_W = model.values(**rows.inputs(device), wanted_BT=wanted_NT.to(device)) - model.bias
+    return values_W[place_C.to(device)]
+
+
+def answer_logprobs(model: GPT, rows: AnswerRows) -> Tensor:
+    """log pi(answer | prompt) of every answer, nats, float32 [B]. Carries gradient."""
+    logprobs_C = answer_token_logprobs(model, rows, device=model.device)
+    sums_B = torch.zeros(len(rows.answer_B), device=model.device)
+    return sums_B.index_add(0, rows.tokens().owner_C.to(model.device), logprobs_C)
 
 
 def _wanted(rows: AnswerRows, row_W: Tensor, column_W: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from wuya.config import require_divides, require_positive
-from wuya.data.batches import length_sorted_microbatches
 from wuya.errors import ConfigError
 from wuya.losses.ppo import scores_with_eos_rule
 from wuya.training import distributed
+from wuya.training.answer_rows import LONGEST_ROW, AnswerRows, answer_rows, answer_token_logprobs
 from wuya.training.ema import Ema
 from wuya.training.optimizer import build_optimizer, set_lr
-from wuya.training.ppo_batches import Rollouts, completion_logprobs, minibatch_rows
+from wuya.training.ppo_batches import Rollouts, minibatch_rows
 from wuya.training.ppo_update import Learner, all_ranks, learning_rate_multiplier, optimizer_step
 
 
@@ -98,6 +98,7 @@ class GroupBatch:
     """nats, under the policy that sampled ("old")."""
     ref_logprobs_BT: Tensor
     advantages_B: Tensor
+    prompt_lengths_B: Tensor
     lengths_B: Tensor
     """Tokens of each row without padding."""
 
@@ -110,13 +111,17 @@ class GroupBatch:
             logprobs_BT=self.logprobs_BT[rows, : width - 1],
             ref_logprobs_BT=self.ref_logprobs_BT[rows, : width - 1],
             advantages_B=self.advantages_B[rows],
+            prompt_lengths_B=self.prompt_lengths_B[rows],
             lengths_B=self.lengths_B[rows],
         )
 
-    def microbatches(self, max_tokens: int) -> Iterator["GroupBatch"]:
-        """All rows, those of like length together, at most `max_tokens` positions (padding included) in each part."""
-        for rows in length_sorted_microbatches(self.lengths_B.tolist(), max_tokens):
-            yield self.rows(torch.tensor(rows, device=self.ids_BT.device))
+    def microbatches(self, *, max_length: int, max_tokens: int) -> Iterator[tuple[AnswerRows, "GroupBatch"]]:
+        """All episodes in parts of at most `max_tokens` positions, padding included, a prompt laid out once for its
+        group: what the policy reads, and the episodes of the part in the order they lie there."""
+        ends = zip(self.ids_BT.tolist(), self.prompt_lengths_B.tolist(), self.lengths_B.tolist(), strict=True)
+        prompts, answers = zip(*((ids[:start], ids[start:end]) for ids, start, end in ends), strict=True)
+        for part in answer_rows(prompts, answers, max_length=max_length, max_tokens=max_tokens):
+            yield part, self.rows(part.answer_B.to(self.ids_BT.device))
 
 
 class GroupPolicyLoss(Protocol):
@@ -137,16 +142,19 @@ class GroupLearner:
         *,
         advantage: Callable[[Tensor, Tensor], Tensor],
         policy_loss: GroupPolicyLoss,
+        max_length: int = LONGEST_ROW,
         tolerance: float = 1e-4,
     ) -> None:
         """
         Args:
             policy: nn.Module that is a `LanguageModel`; its trainable parameters learn.
             advantage: (scores_PG after the rule for missing ends, kl_PG) -> advantages_PG.
+            max_length: tokens the policy's context holds.
             tolerance: how far the first minibatch's mean ratio may be from 1; float32 needs 1e-4.
         """
         self.policy, self.settings = policy.eval(), settings  # dropout off
-        self.advantage, self.policy_loss, self.tolerance = advantage, policy_loss, tolerance
+        self.advantage, self.policy_loss = advantage, policy_loss
+        self.max_length, self.tolerance = max_length, tolerance
         optimizer = build_optimizer(
             policy, name=settings.optimizer, lr=settings.learning_rate, betas=(0.9, 0.95), eps=settings.adam_eps
         )
@@ -166,6 +174,7 @@ class GroupLearner:
             logprobs_BT=rollouts.logprobs_BT,
             ref_logprobs_BT=rollouts.ref_logprobs_BT,
             advantages_B=advantages_PG.reshape(-1),
+            prompt_lengths_B=rollouts.prompt_lengths_B,
             lengths_B=rollouts.lengths_B,
         )
         return batch, scores_B
@@ -207,8 +216,12 @@ class GroupLearner:
     def _step(self, batch: GroupBatch, rows: Tensor, *, first: bool) -> dict[str, float]:
         settings = self.settings
         totals: defaultdict[str, float] = defaultdict(float)
-        for part in batch.rows(rows).microbatches(settings.microbatch_tokens) if len(rows) else ():
-            logprobs_BT = completion_logprobs(self.policy, part.ids_BT, part.mask_BT, temperature=settings.temperature)
+        limits = {"max_length": self.max_length, "max_tokens": settings.microbatch_tokens}
+        for read, part in batch.rows(rows).microbatches(**limits) if len(rows) else ():
+            logprobs_C = answer_token_logprobs(
+                self.policy, read, device=part.ids_BT.device, temperature=settings.temperature
+            )
+            logprobs_BT = read.put(logprobs_C, part.mask_BT)
             loss, stats = self.policy_loss(logprobs_BT, part, num_episodes=settings.minibatch_size)
             loss.backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss/policy_avg": loss.detach(), **stats}.items():

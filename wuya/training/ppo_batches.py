@@ -18,8 +18,15 @@ from wuya.losses.language_model import token_logprobs
 class LanguageModel(Protocol):
     """What PPO needs of a policy or a reference: a GPT, or one view of a trunk shared through adapters."""
 
-    def __call__(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
-        """Final-normed hidden states, [B, T, D], or [N, D] of the wanted positions alone."""
+    def __call__(
+        self,
+        ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        segments_BT: Tensor | None = None,
+        wanted_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Final-normed hidden states, [B, T, D], or [N, D] of the wanted positions alone; rows as `GPT` reads them."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -28,11 +35,21 @@ class LanguageModel(Protocol):
 
 
 class TokenValues(Protocol):
-    """What PPO needs of a value model: a ScalarModel, or one view of a shared trunk."""
+    """What PPO needs of a value or reward model: a ScalarModel, or one view of a shared trunk."""
 
-    bias: Tensor
+    @property
+    def bias(self) -> Tensor:
+        """The re-centring."""
+        ...
 
-    def values(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+    def values(
+        self,
+        ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        segments_BT: Tensor | None = None,
+        wanted_BT: Tensor | None = None,
+    ) -> Tensor:
         """A scalar for every position, [B, T], or [N] of the wanted positions alone."""
         ...
 

@@ -24,9 +24,16 @@ class AdapterPolicy(nn.Module):
         self.adapter = _parameters(trunk, name)
         self._view = LanguageView(trunk, name)
 
-    def forward(self, ids_BT: Tensor, *, wanted_BT: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        segments_BT: Tensor | None = None,
+        wanted_BT: Tensor | None = None,
+    ) -> Tensor:
         """Final hidden states, [B, T, D], or [N, D] of the wanted positions."""
-        return self._view(ids_BT, wanted_BT=wanted_BT)
+        return self._view(ids_BT, positions_BT=positions_BT, segments_BT=segments_BT, wanted_BT=wanted_BT)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits."""
