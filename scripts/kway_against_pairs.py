@@ -68,7 +68,7 @@ def main() -> None:
                 file = make_folder(out / "folds") / f"{seed}_{fold}_{loss.replace(' ', '_')}.json"
                 if not file.exists() and time.monotonic() < end:
                     write_atomic(file, to_json(train_and_judge(base, prompts, loss, seed, fold)) + "\n")
-    text, result = report(out / "folds")
+    text, result = report(out / "folds", len(prompts))
     write_atomic(out / "kway.json", to_json(result, indent=1) + "\n")
     write_atomic(out / "kway.md", text)
     print(text)
@@ -186,29 +186,37 @@ def judged(model: ScalarModel, prompt: RankedPrompt) -> list[float]:
     return [float((margins > 0).sum()), float(len(margins)), float(np.logaddexp(0, -margins).sum())]
 
 
-def report(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Accuracy and log-loss of both losses after each epoch, and their difference paired by prompt."""
+def report(folder: Path, num_prompts: int) -> tuple[str, dict[str, Any]]:
+    """Accuracy and log-loss of both losses after each epoch, and their difference: paired, a prompt a unit of the
+    bootstrap with all seeds that judged it."""
     runs: dict[tuple[str, str], dict[str, Result]] = {}
     for file in sorted(folder.glob("*.json")):
         seed, fold, loss = file.stem.split("_", 2)
         runs.setdefault((seed, fold), {})[loss.replace("_", " ")] = json.loads(file.read_text(encoding="utf-8"))
-    both = [run for run in runs.values() if len(run) == len(LOSSES)]
+    both = {key: run for key, run in runs.items() if len(run) == len(LOSSES)}
     lines = [
-        f"{len(both)} folds trained by both losses, {len({seed for seed, _ in runs})} seed(s); every held-out prompt",
-        "is a unit of the bootstrap.",
+        f"{len(both)} folds trained by both losses, {len({seed for seed, _ in both})} seed(s); a held-out prompt, with",
+        "all seeds that judged it, is a unit of the bootstrap.",
         "",
         "| epochs | loss | pairs in the people's order | nats a pair |",
         "| --- | --- | --- | --- |",
     ]
     result: dict[str, Any] = {}
     for epoch in map(str, range(1, EPOCHS + 1)):
-        rows = {loss: np.array([prompt for run in both for prompt in run[loss][epoch]]) for loss in LOSSES}
-        for loss, rows_N3 in rows.items():
-            accuracy, nats = (ratio_interval(rows_N3[:, n], rows_N3[:, 1]) for n in (0, 2))
+        sums_N3 = {loss: np.zeros((num_prompts, 3)) for loss in LOSSES}
+        for (seed, fold), run in both.items():
+            held_out = np.random.default_rng(int(seed)).permutation(num_prompts)[int(fold) :: FOLDS]
+            for loss in LOSSES:
+                sums_N3[loss][held_out] += np.array(run[loss][epoch])
+        kway, pairs = (sums_N3[loss] for loss in LOSSES)
+        judged_N = kway[:, 1] > 0
+        for loss, rows_N3 in sums_N3.items():
+            accuracy, nats = (ratio_interval(rows_N3[judged_N, n], rows_N3[judged_N, 1]) for n in (0, 2))
             lines.append(f"| {epoch} | {loss} | {accuracy} | {nats} |")
-        kway, pairs = (rows[loss] for loss in LOSSES)
-        better: list[Interval] = [ratio_interval(kway[:, n] - pairs[:, n], kway[:, 1]) for n in (0, 2)]
-        lines.append(f"| {epoch} | difference, paired by prompt | {better[0]} | {better[1]} |")
+        better: list[Interval] = [
+            ratio_interval(kway[judged_N, n] - pairs[judged_N, n], kway[judged_N, 1]) for n in (0, 2)
+        ]
+        lines.append(f"| {epoch} | K-way less shuffled pairs | {better[0]} | {better[1]} |")
         result[epoch] = {"accuracy": better[0].to_dict(), "nats": better[1].to_dict()}
     return "\n".join(lines) + "\n", result
 
