@@ -26,6 +26,8 @@ CONFIGS = {
                      qk_norm=False, tie_embeddings=False),
     "biases": replace(presets.modern(vocab_size=64, num_layers=1, model_dim=36, context_length=64, head_dim=6),
                       attention_bias=True, mlp_dim=50),
+    "gpt2": replace(presets.gpt2(2, 64, 4, context_length=64), vocab_size=71, dropout=0.0),
+    "relu2": replace(presets.modern(vocab_size=64, num_layers=2, model_dim=32, context_length=64), mlp="relu2"),
 }  # fmt: skip
 
 
@@ -117,8 +119,7 @@ def test_guesses_from_the_text_change_no_token(sampling: SamplingParams, monkeyp
 
 
 def test_other_models_are_left_to_torch() -> None:
-    assert native_decode(model_of(presets.preset("gpt2-124m", num_layers=1, model_dim=32, num_heads=2, num_kv_heads=2,
-                                                 head_dim=16, mlp_dim=64, vocab_size=64))) is None  # fmt: skip
+    assert native_decode(model_of(replace(CONFIGS["gpt2"], norm_position="post"))) is None
     assert native_decode(model_of(CONFIGS["llama"]).bfloat16()) is None
     model = model_of(CONFIGS["llama"])
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -20,6 +20,7 @@ from wuya.web.settings import Settings
 OPEN = {
     "/", "/openapi.json", "/healthz", "/readyz", "/metrics", "/login", "/setup", "/join", "/reset",
     "/api/auth/login", "/api/auth/logout", "/api/auth/setup", "/api/auth/join", "/api/auth/password/reset",
+    "/auth/oidc/start", "/auth/oidc/callback", "/auth/oidc/finish",
 }  # fmt: skip
 """What may be asked without being anybody: signing in, health, and the description of the API."""
 SAME = {"host": "chat.example.org"}

@@ -1,7 +1,7 @@
-"""One decode step in C++ (models/native.cpp) for the models it knows: the modern line, float32 or packed weights, CPU.
+"""One decode step in C++ (models/native.cpp) for the models it knows: GPT-2 to Qwen3, float32 or packed weights, CPU.
 
 Some thirty small torch operations a layer become loops over data that is still in the cache. Anything else, a LoRA
-adapter, GPT-2, CUDA, bfloat16, decodes with `GPT.forward`, which is also the oracle
+adapter, GPT-1's order of norms, CUDA, bfloat16, decodes with `GPT.forward`, which is also the oracle
 (tests/inference/test_native_decode.py).
 """
 
@@ -24,13 +24,14 @@ class NativeDecode:
         self._kept = (model, *(parameter.detach() for parameter in model.parameters()))  # as long as C++ has addresses
         self._blocks = (native.Layer * config.num_layers)(*(_layer(block) for block in model.blocks))
         head = _float(model.embedding.weight, None) if model.head is None else _linear(model.head)
-        assert isinstance(model.final_norm, RMSNorm)
+        learned = None if model.position_embedding is None else model.position_embedding.weight
+        cosine, sine = (None, None) if learned is not None else (model.cos_TC, model.sin_TC)
         self._model = native.Model(
             num_layers=config.num_layers, dim=config.model_dim, heads=config.num_heads, kv_heads=config.num_kv_heads,
-            channels=config.head_dim, mlp=config.mlp_dim, eps=config.norm_eps, unused=0,
-            embedding=native.address(model.embedding.weight), cosine=native.address(model.cos_TC),
-            sine=native.address(model.sin_TC), final_norm=native.address(model.final_norm.weight), layers=self._blocks,
-            head=head,
+            channels=config.head_dim, mlp=config.mlp_dim, eps=config.norm_eps,
+            activation=native.ACTIVATIONS[config.mlp], embedding=native.address(model.embedding.weight),
+            positions=native.address(learned), cosine=native.address(cosine), sine=native.address(sine),
+            final_norm=_norm(model.final_norm), layers=self._blocks, head=head,
         )  # fmt: skip
 
     def __call__(self, ids_B: Tensor, lengths_B: Tensor, cache: KVCache, *, one_row: bool = False) -> Tensor:
@@ -54,8 +55,8 @@ def native_decode(model: GPT) -> NativeDecode | None:
 
 def _knows(model: GPT) -> bool:
     config = model.config
-    modern = (config.norm, config.norm_position, config.positions, config.mlp) == ("rmsnorm", "pre", "rope", "swiglu")
-    plain = modern and not config.softcap and model.device.type == "cpu" and model.dtype == torch.float32
+    plain = config.norm_position == "pre" and not config.softcap
+    plain = plain and model.device.type == "cpu" and model.dtype == torch.float32
     if not plain or torch.is_autocast_enabled("cpu") or type(model).forward is not GPT.forward:
         return False
     matrices: list[nn.Module] = [] if model.head is None else [model.head]
@@ -63,16 +64,24 @@ def _knows(model: GPT) -> bool:
         assert isinstance(block, Block)
         matrices += [block.attention.qkv, block.attention.out, *block.mlp.children()]
     known = all(type(matrix) in (nn.Linear, PackedLinear) for matrix in matrices)
-    tensors = [*model.parameters(), model.cos_TC, model.sin_TC]
+    tensors = [*model.parameters(), *model.buffers()]
     return known and all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors)
 
 
 def _layer(block: nn.Module) -> native.Layer:
-    assert isinstance(block, Block) and isinstance(block.mlp, GatedMLP)
+    assert isinstance(block, Block)
     attention, mlp = block.attention, block.mlp
-    matrices = (_linear(module) for module in (attention.qkv, attention.out, mlp.gate_up, mlp.down))
-    norms = (block.attention_norm, block.mlp_norm, attention.q_norm, attention.k_norm)
-    return native.Layer(*matrices, *(None if norm is None else native.address(norm.weight) for norm in norms))  # type: ignore[arg-type]
+    up = mlp.gate_up if isinstance(mlp, GatedMLP) else mlp.up
+    matrices = (_linear(module) for module in (attention.qkv, attention.out, up, mlp.down))
+    norms = (_norm(block.attention_norm), _norm(block.mlp_norm))
+    of_heads = (None if norm is None else native.address(norm.weight) for norm in (attention.q_norm, attention.k_norm))
+    return native.Layer(*matrices, *norms, *of_heads)
+
+
+def _norm(norm: nn.Module | None) -> native.Norm:
+    assert isinstance(norm, RMSNorm | nn.LayerNorm)
+    shift = norm.bias if isinstance(norm, nn.LayerNorm) else None
+    return native.Norm(native.address(norm.weight), native.address(shift))
 
 
 def _linear(module: nn.Module) -> native.Linear:

@@ -1,4 +1,5 @@
-// One decode step of the modern decoder, whole, and single products with packed weights, for the CPU.
+// One decode step of a decoder with norms before its parts (GPT-2 to Qwen3), whole, and single products with packed
+// weights, for the CPU.
 //
 // Built on first use by native.py (no torch header, some seconds); inference/native_decode.py calls. As in
 // native_products.h, a token's result does not depend on what is computed beside it.
@@ -13,16 +14,25 @@ namespace {
 
 constexpr int TOKEN_BLOCK = 64;
 
-struct Layer {  // mirrored in native.py, as is Model
-    Linear qkv, out, gate_up, down;
-    const float *attention_norm, *mlp_norm, *q_norm, *k_norm;  // the last two may be null
+enum Activation : int32_t { SWIGLU = 0, GELU = 1, RELU2 = 2 };
+
+struct Norm {  // mirrored in native.py, as are Layer and Model
+    const float *gain, *shift;  // LayerNorm, or RMSNorm where shift is null
+};
+
+struct Layer {
+    Linear qkv, out, up, down;  // SwiGLU: rows of the gate, then of up
+    Norm attention_norm, mlp_norm;
+    const float *q_norm, *k_norm;  // or null
 };
 
 struct Model {
     int32_t num_layers, dim, heads, kv_heads, channels, mlp;
     float eps;
-    int32_t unused;
-    const float *embedding, *cosine, *sine, *final_norm;
+    Activation activation;
+    const float *embedding, *positions;  // learned positions, or null: then
+    const float *cosine, *sine;          // rotary ones
+    Norm final_norm;
     const Layer* layers;
     Linear head;
 };
@@ -41,6 +51,34 @@ void rms_norm(const float* x, const float* gain, float* y, int n, float eps) {
     const float scale = 1.0f / std::sqrt(dot(x, x, n) / n + eps);
 #pragma omp simd
     for (int i = 0; i < n; i++) y[i] = x[i] * scale * gain[i];
+}
+
+void normalize(const float* x, const Norm& norm, float* y, int n, float eps) {
+    if (!norm.shift) return rms_norm(x, norm.gain, y, n, eps);
+    float sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < n; i++) sum += x[i];
+    const float mean = sum / n;
+#pragma omp simd reduction(+ : squares)
+    for (int i = 0; i < n; i++) squares += (x[i] - mean) * (x[i] - mean);
+    const float scale = 1.0f / std::sqrt(squares / n + eps);
+#pragma omp simd
+    for (int i = 0; i < n; i++) y[i] = (x[i] - mean) * scale * norm.gain[i] + norm.shift[i];
+}
+
+// What `down` reads: F numbers of a token's `up`, of which SwiGLU has two halves.
+void activate(Activation kind, const float* up, float* inner, int F) {
+    if (kind == SWIGLU) {
+#pragma omp simd
+        for (int f = 0; f < F; f++) inner[f] = up[f] / (1.0f + exp_(-up[f])) * up[F + f];
+    } else if (kind == GELU) {  // (1 + tanh u) / 2 = 1 / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + .044715 x^3)
+#pragma omp simd
+        for (int f = 0; f < F; f++)
+            inner[f] = up[f] / (1.0f + exp_(-1.5957691216f * (up[f] + 0.044715f * up[f] * up[f] * up[f])));
+    } else {
+#pragma omp simd
+        for (int f = 0; f < F; f++) inner[f] = std::max(up[f], 0.0f) * std::max(up[f], 0.0f);
+    }
 }
 
 // -- attention of one new token -----------------------------------------------------------------------------------------
@@ -87,7 +125,7 @@ void attend(const float* q, const float* keys, const float* values, int group, i
 
 struct Scratch {  // kept by each calling thread
     Inputs inputs;
-    std::vector<float> x, y, qkv, attended, gate_up, inner, scores;
+    std::vector<float> x, y, qkv, attended, up, inner, scores;
 };
 thread_local Scratch kept;
 
@@ -114,22 +152,25 @@ void wuya_linear(const Linear* w, const float* x, int64_t tokens, float* y, int 
 void wuya_decode(const Model* m, int rows, const int64_t* ids, const int64_t* lengths, int one_row, float* cache,
                  int64_t cache_rows, int64_t cache_length, float* logits, int threads) {
     const int D = m->dim, H = m->heads, K = m->kv_heads, C = m->channels, F = m->mlp, group = H / K;
-    const int width = (H + 2 * K) * C;
+    const int width = (H + 2 * K) * C, up_width = m->layers[0].up.outputs;
     const int64_t longest = *std::max_element(lengths, lengths + rows) + 1, head = cache_length * C;
     Scratch& s = kept;
     s.inputs.reserve(rows, std::max({D, H * C, F}));
     fit(s.x, rows * D), fit(s.y, rows * D), fit(s.qkv, rows * width), fit(s.attended, rows * H * C);
-    fit(s.gate_up, rows * 2 * F), fit(s.inner, rows * F), fit(s.scores, threads * group * longest);
+    fit(s.up, rows * up_width), fit(s.inner, rows * F), fit(s.scores, threads * group * longest);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
 #pragma omp for schedule(static)
-        for (int b = 0; b < rows; b++) std::memcpy(&s.x[b * D], m->embedding + ids[b] * D, D * sizeof(float));
+        for (int b = 0; b < rows; b++) {
+            std::memcpy(&s.x[b * D], m->embedding + ids[b] * D, D * sizeof(float));
+            for (int d = 0; m->positions && d < D; d++) s.x[b * D + d] += m->positions[lengths[b] * D + d];
+        }
         for (int n = 0; n < m->num_layers; n++) {
             const Layer& layer = m->layers[n];
             float* keys = cache + int64_t(2 * n) * cache_rows * K * head;
             float* values = keys + cache_rows * K * head;
 #pragma omp for schedule(static)
-            for (int b = 0; b < rows; b++) rms_norm(&s.x[b * D], layer.attention_norm, &s.y[b * D], D, m->eps);
+            for (int b = 0; b < rows; b++) normalize(&s.x[b * D], layer.attention_norm, &s.y[b * D], D, m->eps);
             linear(layer.qkv, s.y.data(), rows, s.qkv.data(), s.inputs);
 #pragma omp for schedule(static) collapse(2)
             for (int b = 0; b < rows; b++)
@@ -140,7 +181,7 @@ void wuya_decode(const Model* m, int rows, const int64_t* ids, const int64_t* le
                         float* part = g < group ? q + g * C : key;
                         const float* norm = g < group ? layer.q_norm : layer.k_norm;
                         if (norm) rms_norm(part, norm, part, C, m->eps);
-                        rotate(part, m->cosine + place * C, m->sine + place * C, C);
+                        if (!m->positions) rotate(part, m->cosine + place * C, m->sine + place * C, C);
                     }
                     std::memcpy(keys + row + place * C, key, C * sizeof(float));
                     std::memcpy(values + row + place * C, key + K * C, C * sizeof(float));
@@ -154,19 +195,14 @@ void wuya_decode(const Model* m, int rows, const int64_t* ids, const int64_t* le
                 }
             linear(layer.out, s.attended.data(), rows, s.x.data(), s.inputs, true);
 #pragma omp for schedule(static)
-            for (int b = 0; b < rows; b++) rms_norm(&s.x[b * D], layer.mlp_norm, &s.y[b * D], D, m->eps);
-            linear(layer.gate_up, s.y.data(), rows, s.gate_up.data(), s.inputs);
+            for (int b = 0; b < rows; b++) normalize(&s.x[b * D], layer.mlp_norm, &s.y[b * D], D, m->eps);
+            linear(layer.up, s.y.data(), rows, s.up.data(), s.inputs);
 #pragma omp for schedule(static)
-            for (int b = 0; b < rows; b++) {
-                const float *gate = &s.gate_up[int64_t(b) * 2 * F], *up = gate + F;
-                float* inner = &s.inner[int64_t(b) * F];
-#pragma omp simd
-                for (int f = 0; f < F; f++) inner[f] = gate[f] / (1.0f + exp_(-gate[f])) * up[f];
-            }
+            for (int b = 0; b < rows; b++) activate(m->activation, &s.up[int64_t(b) * up_width], &s.inner[int64_t(b) * F], F);
             linear(layer.down, s.inner.data(), rows, s.x.data(), s.inputs, true);
         }
 #pragma omp for schedule(static)
-        for (int b = 0; b < rows; b++) rms_norm(&s.x[b * D], m->final_norm, &s.y[b * D], D, m->eps);
+        for (int b = 0; b < rows; b++) normalize(&s.x[b * D], m->final_norm, &s.y[b * D], D, m->eps);
         linear(m->head, s.y.data(), rows, logits, s.inputs);
     }
 }

@@ -27,6 +27,7 @@ SOURCE, HEADER = (Path(__file__).with_name(name) for name in ("native.cpp", "nat
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math",
          "-ffp-contract=fast", "-fopenmp")  # fmt: skip
 FLOAT32, INT8, INT4 = 0, 8, 4
+ACTIVATIONS = {"swiglu": 0, "gelu": 1, "relu2": 2}
 PANEL, GROUP = 16, 32
 
 
@@ -37,20 +38,26 @@ class Linear(ctypes.Structure):
                 ("weights", c_void_p), ("scales", c_void_p), ("bias", c_void_p))  # fmt: skip
 
 
+class Norm(ctypes.Structure):
+    """LayerNorm, or RMSNorm, which has no shift."""
+
+    _fields_ = (("gain", c_void_p), ("shift", c_void_p))
+
+
 class Layer(ctypes.Structure):
     """One block."""
 
-    _fields_ = (("qkv", Linear), ("out", Linear), ("gate_up", Linear), ("down", Linear), ("attention_norm", c_void_p),
-                ("mlp_norm", c_void_p), ("q_norm", c_void_p), ("k_norm", c_void_p))  # fmt: skip
+    _fields_ = (("qkv", Linear), ("out", Linear), ("up", Linear), ("down", Linear), ("attention_norm", Norm),
+                ("mlp_norm", Norm), ("q_norm", c_void_p), ("k_norm", c_void_p))  # fmt: skip
 
 
 class Model(ctypes.Structure):
     """A decoder."""
 
     _fields_ = (("num_layers", c_int32), ("dim", c_int32), ("heads", c_int32), ("kv_heads", c_int32),
-                ("channels", c_int32), ("mlp", c_int32), ("eps", c_float), ("unused", c_int32), ("embedding", c_void_p),
-                ("cosine", c_void_p), ("sine", c_void_p), ("final_norm", c_void_p), ("layers", POINTER(Layer)),
-                ("head", Linear))  # fmt: skip
+                ("channels", c_int32), ("mlp", c_int32), ("eps", c_float), ("activation", c_int32),
+                ("embedding", c_void_p), ("positions", c_void_p), ("cosine", c_void_p), ("sine", c_void_p),
+                ("final_norm", Norm), ("layers", POINTER(Layer)), ("head", Linear))  # fmt: skip
 
 
 @cache

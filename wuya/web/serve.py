@@ -29,6 +29,8 @@ from wuya.errors import ConfigError, RunError
 from wuya.feedback.database import open_engine
 from wuya.files import FileLock, default_workspace, make_folder
 from wuya.web.accounts.flows import setup_link
+from wuya.web.accounts.oidc import CALLBACK
+from wuya.web.accounts.provider import check_installed, is_safe_url
 from wuya.web.app import create_app
 from wuya.web.engines import named_models, open_model_engine
 from wuya.web.operations.backup import backup
@@ -36,7 +38,7 @@ from wuya.web.operations.check import check
 from wuya.web.operations.logs import set_up_logs
 from wuya.web.secret import service_secret
 from wuya.web.service import Service
-from wuya.web.settings import LOOPBACK, Settings
+from wuya.web.settings import LOOPBACK, OidcSettings, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,14 @@ class ServeConfig:
     """Where browsers find the service behind a reverse proxy: `https://chat.example.org/wuya`."""
     proxies: str = "127.0.0.1"
     """Addresses of the reverse proxy whose X-Forwarded headers are believed, with commas; only with `--public_url`."""
+    oidc_issuer: str = ""
+    """OpenID provider through which people may also sign in: `https://accounts.google.com`. Needs `--accounts`."""
+    oidc_client: str = ""
+    """The client id that the provider gave this service; its secret is read from $WUYA_OIDC_SECRET."""
+    oidc_domains: tuple[str, ...] = ()
+    """Only verified addresses of these domains come in through the provider, and need no invitation: `example.org`."""
+    oidc_name: str = "OIDC"
+    """Name on the button: `Sign in with OIDC`."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call `/v1` with a key."""
     engine: Literal["process", "thread", "openvino", "fake"] = "process"
@@ -89,6 +99,7 @@ class ServeConfig:
         require_positive(self, "port", "slots")
         if self.public_url and not urlsplit(self.public_url).netloc:
             raise ConfigError("can't read `--public_url`", found=self.public_url, hint="https://chat.example.org/wuya")
+        self._check_oidc()
         if self.host not in LOOPBACK:
             if not self.accounts:
                 message = f"at {self.host} others could use this server without signing in"
@@ -98,6 +109,24 @@ class ServeConfig:
                     f"at {self.host} passwords would cross the network in the open",
                     hint="put a reverse proxy with HTTPS in front, and say where: `--public_url https://...`",
                 )
+
+    def _check_oidc(self) -> None:
+        if not self.oidc_issuer:
+            if self.oidc_client or self.oidc_domains:
+                message = "`--oidc_client` and `--oidc_domains` do nothing without a provider"
+                raise ConfigError(message, hint="name it: `--oidc_issuer https://...`")
+            return
+        if not is_safe_url(self.oidc_issuer) or "?" in self.oidc_issuer or "#" in self.oidc_issuer:
+            hint = "the address before `/.well-known/openid-configuration`: `https://accounts.google.com`"
+            raise ConfigError("`--oidc_issuer` is no HTTPS address", found=self.oidc_issuer, hint=hint)
+        if not self.oidc_client:
+            hint = "register this service at the provider, and name its client id: `--oidc_client ...`"
+            raise ConfigError("`--oidc_issuer` needs `--oidc_client`", hint=hint)
+        if not self.accounts:
+            message = "`--oidc_issuer` does nothing where nobody signs in"
+            raise ConfigError(message, hint="add `--accounts`")
+        if wrong := [name for name in self.oidc_domains if "." not in name or "@" in name or name != name.strip()]:
+            raise ConfigError("`--oidc_domains` has no domain", found=repr(wrong[0]), hint="like `example.org`")
 
     @property
     def place(self) -> Path:
@@ -130,6 +159,20 @@ class ServeConfig:
             cors_origins=self.cors_origins,
             metrics_token=environment.get("WUYA_METRICS_TOKEN", ""),
             secret=service_secret(self.place, environment),
+            oidc=self.oidc_settings(environment),
+        )
+
+    def oidc_settings(self, environment: Mapping[str, str]) -> OidcSettings | None:
+        """The OpenID provider, if there is one."""
+        if not self.oidc_issuer:
+            return None
+        check_installed()
+        return OidcSettings(
+            issuer=self.oidc_issuer,
+            client_id=self.oidc_client,
+            client_secret=environment.get("WUYA_OIDC_SECRET", ""),
+            name=self.oidc_name,
+            domains=tuple(domain.lower() for domain in self.oidc_domains),
         )
 
 
@@ -222,6 +265,10 @@ def _greet(config: ServeConfig, service: Service) -> None:
         say("one user, you, on this machine only; `--accounts` lets others sign in")
     elif link := setup_link(service, config.own_url):
         say(f"make the admin account here, within 30 minutes: {link}")
+    if config.oidc_issuer:
+        say(
+            f"sign-in with {config.oidc_name}: {config.oidc_issuer} must allow the redirect to {config.own_url}{CALLBACK}"
+        )
 
 
 def _backup(config: ServeConfig, target: Path) -> Path:

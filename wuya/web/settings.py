@@ -8,6 +8,22 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]", "testserver")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OidcSettings:
+    """An OpenID provider through which people may sign in."""
+
+    issuer: str
+    """As the provider's discovery document spells it: "https://accounts.google.com"."""
+    client_id: str
+    """The name that the provider gave this service."""
+    client_secret: str = field(default="", repr=False)
+    """What proves it; empty: a public client, with PKCE alone."""
+    name: str = "OIDC"
+    """On the button: "Sign in with ..."."""
+    domains: tuple[str, ...] = ()
+    """If any: only verified addresses of these domains, which then need no invitation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything the web process needs to know, derived from `ServeConfig` or set by a test."""
 
@@ -41,6 +57,8 @@ class Settings:
     """Longest time that a request's body may take to arrive; imports ten times as long."""
     job_seconds: float = 600.0
     """Longest time that a chat's answer may take."""
+    oidc: OidcSettings | None = None
+    """Sign-in through an OpenID provider, beside passwords."""
     default_model: str = ""
     """Alias that new chats use; empty: the engine's first."""
 

@@ -31,11 +31,11 @@ class Session(Base):
 
 
 class OneTimeToken(Base):
-    """A link that works once: setup, invitation, password reset."""
+    """A link that works once: setup, invitation, password reset; or a sign-in that was."""
 
     __tablename__ = "one_time_tokens"
     id: Mapped[str] = id_column()
-    kind: Mapped[str] = mapped_column(doc="setup, invite, reset")
+    kind: Mapped[str] = mapped_column(doc="setup, invite, reset; oidc: a sign-in at a provider, spent")
     user_id: Mapped[str | None] = reference("users.id", nullable=True, doc="whose password it resets")
     role: Mapped[str | None] = mapped_column(doc="of whoever accepts the invitation")
     email_ci: Mapped[str | None] = mapped_column(doc="the invited address, if it is bound to one")

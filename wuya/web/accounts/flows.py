@@ -32,7 +32,12 @@ def need_accounts(service: Service) -> None:
 
 
 def sign_in(request: Request, email: str, password: str, code: str = "") -> str:
-    """Check a password and, where there is one, the second factor; the new session's cookie.
+    """Check a password and, where there is one, the second factor; the new session's cookie."""
+    return start(request, check_password(request, email, password, code), "login")
+
+
+def check_password(request: Request, email: str, password: str, code: str) -> str:
+    """Whose password, and second factor where there is one, it is.
 
     The same words and time for a wrong address and a wrong password.
     """
@@ -56,7 +61,20 @@ def sign_in(request: Request, email: str, password: str, code: str = "") -> str:
         metrics_of(service).login_failures.inc()
         raise ApiError(401, "wrong_code", "the six digits are wrong, or were used before", param="code")
     throttle.succeeded(email, network)
-    return _start(request, row["id"], "login")
+    return str(row["id"])
+
+
+def check_code(request: Request, user_id: str, code: str) -> None:
+    """Check a second factor alone: the first one was proved elsewhere. Raises: ApiError 401, 429."""
+    service = service_of(request)
+    throttle, network = throttle_of(service), ip_prefix(request)
+    wait = throttle.enter(user_id, network)
+    if wait > 0:
+        raise ApiError(429, "too_many_logins", "too many wrong codes; wait a little", retry_after=wait)
+    if not _use_code(service, user_id, code):
+        metrics_of(service).login_failures.inc()
+        raise ApiError(401, "wrong_code", "the six digits are wrong, or were used before", param="code")
+    throttle.succeeded(user_id, network)
 
 
 def _use_code(service: Service, user_id: str, code: str) -> bool:
@@ -108,13 +126,14 @@ def _confirm_password(request: Request, viewer: Viewer, password: str) -> Any:
     return row
 
 
-def _start(request: Request, user_id: str, action: str) -> str:
+def start(request: Request, user_id: str, action: str, diff: Mapping[str, Any] | None = None) -> str:
+    """Sign a person in: a new session, the one before is ended; its cookie. `action` is for the audit log."""
     service = service_of(request)
     with writing(service.database) as connection:
         end_current(request, connection)
         row = store.user(connection, user_id)
         assert row is not None
-        audit.record(connection, service, action, viewer=viewer_of_row(row), request=request)
+        audit.record(connection, service, action, viewer=viewer_of_row(row), request=request, diff=diff)
         ua = request.headers.get("user-agent", "")
         return store.start_session(connection, user_id, ip_prefix=ip_prefix(request), ua=ua)
 
@@ -165,7 +184,7 @@ def set_up(request: Request, token: str, form: Mapping[str, Any]) -> str:
         store.set_setting(connection, "sign_up", mode)
         store.set_setting(connection, "ask_data_use", bool(form.get("ask_data_use")))
         audit.record(connection, service, "setup", request=request, object="user", object_id=id)
-    return _start(request, id, "login")
+    return start(request, id, "login")
 
 
 def join(request: Request, token: str, form: Mapping[str, Any]) -> str:
@@ -189,7 +208,7 @@ def join(request: Request, token: str, form: Mapping[str, Any]) -> str:
         named = {"email": email, "name": str(form.get("name", "")), "role": role}
         id = store.add_user(connection, password_hash=hashed, **named)
         audit.record(connection, service, "join", request=request, object="user", object_id=id, diff={"role": role})
-    return _start(request, id, "login")
+    return start(request, id, "login")
 
 
 def reset_password(request: Request, token: str, password: str) -> str:
@@ -207,7 +226,7 @@ def reset_password(request: Request, token: str, password: str) -> str:
         store.change_user(connection, row["id"], password_hash=hashed, status="active", **factor_off)
         store.end_sessions(connection, row["id"])
         audit.record(connection, service, "password.reset", request=request, object="user", object_id=row["id"])
-    return _start(request, row["id"], "login")
+    return start(request, row["id"], "login")
 
 
 def change_password(request: Request, viewer: Viewer, old: str, new: str) -> None:

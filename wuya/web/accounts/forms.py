@@ -35,6 +35,7 @@ def page(request: Request, kind: str, *, status: int = 200, error: ApiError | No
         return RedirectResponse(request.scope.get("root_path", "") + "/login", 303)
     headers = {"retry-after": str(round(error.retry_after))} if error and error.retry_after else {}
     context = {"kind": kind, "error": error, "values": values, "sign_up": sign_up, "fresh": fresh}
+    context["provider"] = service.settings.oidc.name if service.settings.oidc else ""
     return render(request, "account_form.html", status=status, headers=headers, **context)
 
 

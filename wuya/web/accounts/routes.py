@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from wuya.feedback.database import reading, writing
 from wuya.web import audit, i18n
-from wuya.web.accounts import admin, flows, forms, store, totp
+from wuya.web.accounts import admin, flows, forms, oidc_pages, store, totp
 from wuya.web.accounts.auth import Viewer, current_viewer, require
 from wuya.web.errors import ApiError
 from wuya.web.pages import THEMES
@@ -237,4 +237,4 @@ def delete_me(request: Request, viewer: Me) -> Response:
 
 router.include_router(admin.router)
 pages_router = forms.router
-routers = (router, pages_router)
+routers = (router, pages_router, oidc_pages.router)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, delete, func, insert, or_, select, update
 
 from wuya.feedback.tables import DemonstrationRow, User, now, uuid7
 from wuya.web import consent
 from wuya.web.errors import ApiError
-from wuya.web.tables import ApiKey, Conversation, OneTimeToken, ServiceSetting, Session
+from wuya.web.tables import ApiKey, Conversation, Identity, OneTimeToken, ServiceSetting, Session
 
 IDLE = timedelta(days=14)
 ABSOLUTE = timedelta(days=90)
@@ -56,7 +56,7 @@ def has_admin(connection: Connection) -> bool:
     return bool(connection.execute(admins).scalar_one())
 
 
-def add_user(connection: Connection, *, email: str, name: str, password_hash: str, role: str) -> str:
+def add_user(connection: Connection, *, email: str, name: str, password_hash: str | None, role: str) -> str:
     """A new person; the id. A taken display name gets a number."""
     email = email.strip().lower()
     if not EMAIL.fullmatch(email):
@@ -118,6 +118,7 @@ def anonymise(connection: Connection, id: str) -> None:
     }
     change_user(connection, id, status="deleted", display_name=nobody, data_use=False, **cleared)
     end_sessions(connection, id)
+    connection.execute(delete(Identity).where(Identity.user_id == id))
     mine = update(ApiKey).where(ApiKey.user_id == id, ApiKey.revoked_at.is_(None))
     connection.execute(mine.values(revoked_at=now()))
     consent.withdraw_person(connection, id)
@@ -221,6 +222,38 @@ def open_invitations(connection: Connection) -> Sequence[RowMapping]:
     """Invitations that nobody took yet."""
     query = select(OneTimeToken.__table__).where(OneTimeToken.kind == "invite", OneTimeToken.used_at.is_(None))
     return connection.execute(query.where(OneTimeToken.expires_at > now())).mappings().all()
+
+
+def use_invitation_for(connection: Connection, email: str) -> str | None:
+    """Take the newest open invitation that is bound to an address which is proved; its role."""
+    bound = (OneTimeToken.kind == "invite", OneTimeToken.email_ci == email)
+    alive = (OneTimeToken.used_at.is_(None), OneTimeToken.expires_at > now())
+    query = select(OneTimeToken.id, OneTimeToken.role).where(*bound, *alive).order_by(OneTimeToken.id.desc())
+    row = connection.execute(query.limit(1).with_for_update()).first()
+    if row is None:
+        return None
+    connection.execute(update(OneTimeToken).where(OneTimeToken.id == row.id).values(used_at=now()))
+    return row.role or "user"
+
+
+# ---- accounts at an OpenID provider
+
+
+def user_of_identity(connection: Connection, issuer: str, subject: str) -> RowMapping | None:
+    """The user who is this person at the provider."""
+    query = select(User.__table__).join(Identity, Identity.user_id == User.id)
+    return connection.execute(query.where(Identity.issuer == issuer, Identity.subject == subject)).mappings().first()
+
+
+def has_identity(connection: Connection, user_id: str, issuer: str) -> bool:
+    """Whether a user is already somebody at the provider."""
+    query = select(func.count()).where(Identity.user_id == user_id, Identity.issuer == issuer)
+    return bool(connection.execute(query).scalar_one())
+
+
+def add_identity(connection: Connection, user_id: str, issuer: str, subject: str) -> None:
+    """From now on this person at the provider is this user."""
+    connection.execute(insert(Identity).values(id=uuid7(), user_id=user_id, issuer=issuer, subject=subject))
 
 
 # ---- settings of the service
