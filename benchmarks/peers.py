@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers trl trl_ppo           # a few minutes: torch is large
 
-`trl_ppo` is the last TRL with a PPOTrainer, `trl` the current one.
+`trl_ppo` is the last TRL with a PPOTrainer, `trl` the current one, `llama` llama.cpp with its server (no torch).
 """
 
 import os
@@ -12,7 +12,8 @@ import venv
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = {"trl_ppo": "trl==1.8.0", "trl": "trl==1.16.0"}
+PACKAGES = {"trl_ppo": "trl==1.8.0", "trl": "trl==1.16.0", "llama": "xllamacpp==2026.10.11549"}
+WITHOUT_TORCH = ("llama",)
 MADE = "made"
 """The file in a venv that says all was installed."""
 
@@ -34,8 +35,9 @@ def main() -> None:
         if (folder / MADE).exists():
             continue
         venv.create(folder, with_pip=True, clear=True)
-        torch = f"torch=={metadata.version('torch')}"  # the same, so that kernels are no difference
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", torch, PACKAGES[name]], check=True)
+        # the same torch, so that kernels are no difference
+        torch = [] if name in WITHOUT_TORCH else [f"torch=={metadata.version('torch')}"]
+        subprocess.run([folder / "bin" / "pip", "install", "--quiet", *torch, PACKAGES[name]], check=True)
         (folder / MADE).touch()
 
 
