@@ -28,7 +28,7 @@ from wuya.recipes.evaluate import EvaluateConfig
 from wuya.recipes.grpo import GRPOConfig
 from wuya.recipes.sample_completions import SampleConfig
 from wuya.recipes.sft import SFTConfig
-from wuya.training.svg import line_plot
+from wuya.training.svg import scatter_plot
 
 Train = Callable[[Demo, Path, float], object]
 """(the demo, where to write, strength) -> trains a policy into that folder."""
@@ -145,6 +145,11 @@ METHODS: Mapping[str, tuple[Train, Sequence[float], str]] = {
     "best_of_n_sft": (train_best_of_n, (4, 16), "n"),
 }
 """Method -> how it is trained, at which strengths, and what the strength is called."""
+SHOWN = {
+    "ppo": "PPO", "ppo_ptx": "PPO-ptx", "rloo": "RLOO", "grpo": "GRPO", "dpo": "DPO", "best_of_n": "best of 4",
+    "best_of_n_sft": "best of 4, distilled",
+}  # fmt: skip
+"""Names in the chart."""
 READY = {("ppo", 0.3): "ppo", ("ppo_ptx", 0.3): "ppo_ptx"}
 """What the demo has trained already."""
 
@@ -228,7 +233,7 @@ def row_of(
 
 
 def report(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """(Markdown table over seeds, SVG chart of the means)."""
+    """(Markdown table over seeds, SVG chart with a dot a seed)."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["method"], row["strength"]].append(row)
@@ -240,10 +245,8 @@ def report(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         "| method | strength | KL | preferred to SFT | half width | gold | proxy | distinct-2 |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for (method, strength), group in sorted(groups.items()):
         kl, rate = mean(r["kl"] for r in group), mean(r["mean"] for r in group)
-        curves[method].append((kl, rate))
         half = mean((r["high"] - r["low"]) / 2 for r in group)
         name = METHODS[method][2] if method in METHODS else "n"
         lines.append(
@@ -252,11 +255,16 @@ def report(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
             f"{max(r['mean'] for r in group):.1%}] | {half:.1%} | {mean(r['gold'] for r in group):+.2f} | "
             f"{mean(r['proxy'] for r in group):+.2f} | {mean(r['distinct_2'] for r in group):.2f} |"
         )
-    series = {}
-    for method, points in curves.items():
-        xs, ys = zip(*sorted([(0.0, 0.5), *points]), strict=True)
-        series[method] = (xs, ys)
-    return "\n".join(lines) + "\n", line_plot("preferred to SFT against KL (nats an answer)", series, xlabel="KL")
+    strengths = {method: len({row["strength"] for row in rows if row["method"] == method}) for method, _ in groups}
+    series = {
+        SHOWN.get(method, method) + (f" {strength}" if strengths[method] > 1 else ""): (
+            [row["kl"] for row in group],
+            [row["mean"] for row in group],
+        )
+        for (method, strength), group in groups.items()
+    }
+    chart = scatter_plot("preferred to SFT against KL", series, xlabel="KL to the SFT model, nats an answer")
+    return "\n".join(lines) + "\n", chart
 
 
 if __name__ == "__main__":

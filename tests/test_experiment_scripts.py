@@ -124,7 +124,7 @@ def test_folds_leave_every_labeler_out_once_and_judge_by_those_left_out() -> Non
     assert found["labelers left out"]["mean"] == 0.0 and found["labelers learned from"]["mean"] == 1.0
 
 
-def test_the_frontier_averages_seeds_and_starts_every_curve_at_the_sft_model() -> None:
+def test_the_frontier_averages_seeds_and_draws_each() -> None:
     frontier = script("frontier")
     row = {"low": 0.6, "high": 0.7, "gold": 1.0, "proxy": 2.0, "distinct_2": 0.8}
     rows = [
@@ -133,7 +133,7 @@ def test_the_frontier_averages_seeds_and_starts_every_curve_at_the_sft_model() -
     ]
     text, picture = frontier.report(rows)
     assert "| dpo | beta 0.1 | 2.00 [1.00, 3.00] | 65.0% [64.0%, 66.0%] | 5.0% |" in text
-    assert picture.startswith("<svg") and "dpo" in picture
+    assert picture.startswith("<svg") and "DPO" in picture and picture.count("<circle") == 3
 
 
 def test_every_method_of_the_frontier_has_a_valid_config_at_every_strength(

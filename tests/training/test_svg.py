@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from wuya.training.svg import MOST_POINTS, bounds, line_plot, ticks
+from wuya.training.svg import MOST_POINTS, bounds, line_plot, scatter_plot, ticks
 
 
 def test_a_plot_is_well_formed_and_escapes_its_texts() -> None:
@@ -13,6 +13,16 @@ def test_a_plot_is_well_formed_and_escapes_its_texts() -> None:
     lines = [node for node in svg.iter() if node.tag.endswith("polyline")]
     assert len(lines[0].attrib["points"].split()) == 2 and lines[1].attrib["points"] == ""
     assert "a <b> & c" in [node.text for node in svg.iter()]
+
+
+def test_a_cloud_has_a_dot_a_point_a_ring_and_a_name_of_its_own_place() -> None:
+    clouds = {"PPO": ([2.6, 2.7], [0.78, math.nan]), "<RLOO>": ([2.61, 2.62], [0.78, 0.779]), "none": ([], [])}
+    svg = ElementTree.fromstring(scatter_plot("t", clouds, xlabel="KL"))
+    radii = [node.attrib["r"] for node in svg.iter() if node.tag.endswith("circle")]
+    assert radii.count("2") == 3 and radii.count("4.5") == 2
+    names = {node.text: (float(node.attrib["x"]), float(node.attrib["y"])) for node in svg.iter() if node.text}
+    (x, y), (other_x, other_y) = names["PPO"], names["<RLOO>"]
+    assert abs(y - other_y) >= 9 or x + 16 < other_x or other_x + 33 < x
 
 
 def test_long_curves_are_thinned_without_moving() -> None:
