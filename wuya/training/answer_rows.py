@@ -154,9 +154,9 @@ def answer_rows(
 
     Args:
         max_length: tokens a model's context holds; a prompt whose answers need more gets several rows.
-        max_tokens: of a part, padding included; None = one part.
+        max_tokens: of a part, padding included; None = one part. A row is shorter, too, unless one answer needs more.
     """
-    rows = _plan(prompts, answers, min(max_length, LONGEST_ROW))
+    rows = _plan(prompts, answers, min(max_length, LONGEST_ROW, max_tokens or LONGEST_ROW))
     if max_tokens is None:
         return [_lay_out(rows, answers)]
     parts = length_sorted_microbatches([row.length for row in rows], max_tokens)
