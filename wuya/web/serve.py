@@ -266,9 +266,7 @@ def _greet(config: ServeConfig, service: Service) -> None:
     elif link := setup_link(service, config.own_url):
         say(f"make the admin account here, within 30 minutes: {link}")
     if config.oidc_issuer:
-        say(
-            f"sign-in with {config.oidc_name}: {config.oidc_issuer} must allow the redirect to {config.own_url}{CALLBACK}"
-        )
+        say(f"sign-in through {config.oidc_issuer}: its redirect URI is {config.own_url}{CALLBACK}")
 
 
 def _backup(config: ServeConfig, target: Path) -> Path:

@@ -29,7 +29,6 @@ log = logging.getLogger("wuya.web.oidc")
 BEGUN, PROVED = "oidc begun", "oidc proved"
 """Purposes of tickets: on the way to the provider; back from it, with a password or code still to come."""
 CALLBACK = "/auth/oidc/callback"
-OVER = ApiError(400, "oidc_over", "this sign-in was not begun in this browser, was used before or took too long")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ def come_back(request: Request, ticket: str, query: Mapping[str, str]) -> Outcom
     if body is None or not hmac.compare_digest(
         tickets.derived(key, "state", body["id"]).encode(), query.get("state", "").encode()
     ):
-        raise OVER
+        raise _over()
     throttle = flows.throttle_of(service)
     wait = throttle.enter(body["id"], network)  # a fresh ticket each time: what brakes is the network's count
     if wait > 0:
@@ -100,7 +99,7 @@ def come_back(request: Request, ticket: str, query: Mapping[str, str]) -> Outcom
     try:
         with writing(service.database) as connection:
             if not tickets.spend(connection, body):
-                raise OVER
+                raise _over()
         person = _ask(request, provider, body["id"], query)
         with writing(service.database) as connection:
             proof = _known(request, connection, person)
@@ -128,6 +127,10 @@ def _ask(request: Request, provider: Provider, id: str, query: Mapping[str, str]
         raise ApiError(401, "oidc_not_believed", "what the provider sent does not prove who you are") from error
     except WuyaError as error:
         raise _unavailable(error) from error
+
+
+def _over() -> ApiError:
+    return ApiError(400, "oidc_over", "this sign-in was not begun in this browser, was used before or took too long")
 
 
 def _unavailable(error: WuyaError) -> ApiError:
@@ -184,12 +187,12 @@ def proof_of(request: Request, ticket: str) -> tuple[Proof, dict[str, str]]:
     provider_of(service)
     body = tickets.opened(service.settings.secret, PROVED, ticket)
     if body is None:
-        raise OVER
+        raise _over()
     with reading(service.database) as connection:
         user = store.user(connection, body["user"])
         connected = store.user_of_identity(connection, body["issuer"], body["subject"])
     if user is None or (connected is not None and connected["id"] != user["id"]):
-        raise OVER
+        raise _over()
     return Proof(_active(user), connects=connected is None), body
 
 
@@ -202,7 +205,7 @@ def finish(request: Request, ticket: str, password: str, code: str) -> Outcome:
         flows.check_code(request, proof.user["id"], code)
     with writing(service_of(request).database) as connection:
         if not tickets.spend(connection, body):
-            raise OVER
+            raise _over()
     return _enter(request, proof, body)
 
 
@@ -211,7 +214,7 @@ def _enter(request: Request, proof: Proof, body: Mapping[str, str]) -> Outcome:
     if proof.connects:
         with writing(service.database) as connection:
             if store.has_identity(connection, id, body["issuer"]):
-                raise OVER
+                raise _over()
             store.add_identity(connection, id, body["issuer"], body["subject"])
             diff = {"issuer": body["issuer"]}
             audit.record(connection, service, "oidc.connect", request=request, object="user", object_id=id, diff=diff)

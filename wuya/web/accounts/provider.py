@@ -113,7 +113,7 @@ class Provider:
             issuer=self.settings.issuer,
             subject=claims["sub"],
             email=str(claims.get("email", "")).strip().lower(),
-            email_verified=claims.get("email_verified") in (True, "true"),
+            email_verified=claims.get("email_verified") is True or claims.get("email_verified") == "true",
             name=str(claims.get("name") or ""),
         )
 
