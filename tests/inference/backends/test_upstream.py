@@ -10,6 +10,7 @@ import pytest
 
 from tests.inference.backends.helpers import collect, ids, reasons, request, run, text
 from wuya.errors import DataError
+from wuya.inference.backends import upstream
 from wuya.inference.backends.protocol import (
     ContextTooLong,
     Delta,
@@ -47,7 +48,7 @@ def server(answer: Handler) -> httpx.MockTransport:
     def handle(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/models":
             return httpx.Response(200, json={"data": [{"id": "m", "created": 5, "max_model_len": 77}]})
-        if request.url.path == "/tokenize":
+        if request.url.path in ("/tokenize", "/apply-template"):
             return httpx.Response(404)
         return answer(request)
 
@@ -63,7 +64,7 @@ async def engine_for(answer: Handler) -> UpstreamEngine:
 def test_a_chat_is_sent_as_messages_and_comes_back_as_events() -> None:
     seen: list[dict[str, Any]] = []
     logprobs = {"content": [{"token": "Hi", "bytes": [72, 105], "logprob": -0.5, "top_logprobs": []}]}
-    chunks = [
+    chunks: list[dict[str, Any]] = [
         {"choices": [{"index": 0, "delta": {"role": "assistant"}}]},
         {"choices": [{"index": 1, "delta": {"content": "\u68af"}}]},
         {"choices": [{"index": 0, "delta": {"content": "Hi"}, "logprobs": logprobs}]},
@@ -185,6 +186,54 @@ def test_chats_are_counted_by_the_server_and_missing_embeddings_are_said() -> No
         assert len(prompt) == 3  # estimated
         with pytest.raises(Unsupported, match="embeddings"):
             await engine.embed("m", [prompt])
+        await engine.close()
+
+    run(main)
+
+
+def test_what_llama_server_sends_for_two_completions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As recorded (xllamacpp 2026.10.11549): 503 while it loads, its template on demand, one usage a completion."""
+    monkeypatch.setattr(upstream, "ASK_AGAIN_SECONDS", 0.0)
+    usage = {
+        "completion_tokens": 4,
+        "prompt_tokens": 32,
+        "total_tokens": 36,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
+    role = {"role": "assistant", "content": None}
+    chunks: list[dict[str, Any]] = [
+        *({"choices": [{"finish_reason": None, "index": index, "delta": role}]} for index in (1, 0)),
+        *({"choices": [{"finish_reason": None, "index": index, "delta": {"content": "Hello"}}]} for index in (1, 0)),
+        {"choices": [{"finish_reason": "length", "index": 1, "delta": {}}]},
+        {"choices": [], "usage": usage, "timings": {"cache_n": 0, "prompt_n": 32}},
+        {"choices": [{"finish_reason": None, "index": 0, "delta": {"content": " there"}}]},
+        {"choices": [{"finish_reason": "length", "index": 0, "delta": {}}]},
+        {"choices": [], "usage": usage, "timings": {"cache_n": 0, "prompt_n": 32}},
+    ]
+    loading = {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}
+    asked: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if request.url.path == "/v1/models":
+            told = {"data": [{"id": "m", "meta": {"n_ctx": 512, "n_ctx_train": 8192}}]}
+            return httpx.Response(503, json=loading) if len(asked) < 3 else httpx.Response(200, json=told)
+        if request.url.path == "/apply-template":
+            return httpx.Response(200, json={"prompt": "<|im_start|>user\nSay hi<|im_end|>\n<|im_start|>assistant\n"})
+        if request.url.path == "/tokenize":
+            return httpx.Response(200, json={"tokens": [1] * len(json.loads(request.content)["content"].split("|"))})
+        return httpx.Response(200, stream=Stream(chunks))
+
+    async def main() -> None:
+        engine = UpstreamEngine("http://upstream.test/v1", transport=httpx.MockTransport(handle))
+        await engine.start()
+        assert engine.info().models[0].context_length == 512
+        prompt = await engine.encode_chat("m", [{"role": "user", "content": "Say hi"}])
+        assert len(prompt) == 7  # of the template, not of the two words
+        events = await collect(engine, request("a", prompt, model="m", n=2, max_tokens=4))
+        assert (text(events, 0), text(events, 1)) == ("Hello there", "Hello")
+        assert reasons(events) == {0: "length", 1: "length"}
+        assert events[-1] == Finished("a", 32, 8)
         await engine.close()
 
     run(main)

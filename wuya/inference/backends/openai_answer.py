@@ -36,6 +36,7 @@ class Answer:
         self.live = set(range(request.params.n))
         self.prompt_tokens = len(request.prompt_ids)
         self.completion_tokens: int | None = None
+        self._ends_told = 0
 
     def started(self) -> Event:
         """The first event."""
@@ -54,12 +55,20 @@ class Answer:
             code = str(told.get("code") or told.get("type") or "")  # some send HTTP's number, which says nothing
             return [self._failed(code if code.isidentifier() else "internal_error", str(told.get("message", "")))]
         if usage := chunk.get("usage"):
-            self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
-            self.completion_tokens = usage.get("completion_tokens", self.completion_tokens)
+            self._count(usage, at_end=not chunk.get("choices"))
         events: list[Event] = []
         for choice in chunk.get("choices") or ():
             events += self._choice(choice)
         return events
+
+    def _count(self, usage: Mapping[str, Any], *, at_end: bool) -> None:
+        """llama-server ends each of n completions with a chunk of its own usage; others send one for all at the end."""
+        self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
+        told = usage.get("completion_tokens")
+        if told is None:
+            return
+        self.completion_tokens = told + ((self.completion_tokens or 0) if at_end and self._ends_told else 0)
+        self._ends_told += at_end
 
     def whole(self) -> list[Event]:
         """The stream came to its own end, where every completion should have had one."""

@@ -4,12 +4,14 @@
 
 Such servers take and give text, not token ids. So a prompt is kept here as ids of our own, which stand for texts and
 chats that were tokenised, and is sent as the text (`/completions`) or the messages (`/chat/completions`) it came from.
-Counts are the server's own where it tells them; `tokenize` asks it (`/tokenize` of llama-server and vLLM), else it
-estimates. What such an API has no place for (scores of a given text, loading models) is `Unsupported`.
+Counts are the server's own where it tells them; `tokenize` asks it (`/tokenize` of llama-server and vLLM, for chats
+llama-server's `/apply-template` before), else it estimates. What such an API has no place for (scores of a given text,
+loading models) is `Unsupported`.
 """
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -38,6 +40,9 @@ OWN_KEYS = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": F
 """Beyond OpenAI's API, sent only when they do something; with the value that does nothing."""
 CHARACTERS_PER_TOKEN = 4
 KEPT_PROMPTS = 4096
+LOADING_SECONDS = 120.0
+"""So long `start` waits for a server that says 503: llama-server does while it reads its model."""
+ASK_AGAIN_SECONDS = 0.5
 
 
 class UpstreamEngine:
@@ -73,9 +78,10 @@ class UpstreamEngine:
         self._running: dict[str, asyncio.Event] = {}
         self._used = 0
         self._waiting = 0
+        self._has_template = True
 
     async def start(self) -> None:
-        """Ask the server for its models."""
+        """Ask the server for its models, again while it says that it is still loading."""
         timeout = httpx.Timeout(10.0, read=600.0)
         limits = httpx.Limits(max_connections=self.slots + 8)
         self._client = httpx.AsyncClient(
@@ -83,6 +89,10 @@ class UpstreamEngine:
         )
         try:
             answer = await self._client.get("/models")
+            patience = time.monotonic() + LOADING_SECONDS
+            while answer.status_code == 503 and time.monotonic() < patience:
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
+                answer = await self._client.get("/models")
             answer.raise_for_status()
             listed = answer.json()["data"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
@@ -144,6 +154,12 @@ class UpstreamEngine:
         assert self._client is not None
         root = self.base_url.removesuffix("/v1")
         try:
+            if "messages" in body and self._has_template:
+                answer = await self._client.post(f"{root}/apply-template", json=body)
+                if answer.status_code == 200:
+                    body = {**body, "content": answer.json()["prompt"]}
+                elif answer.status_code in (404, 405, 501):
+                    self._has_template = False  # vLLM, and others: not asked again
             answer = await self._client.post(f"{root}/tokenize", json=body)
             data = answer.json() if answer.status_code == 200 else {}
             return int(data.get("count") or len(data["tokens"]))
