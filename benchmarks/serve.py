@@ -49,6 +49,7 @@ def main() -> None:
     url.add_argument("url", help="of the server, without /v1")
     url.add_argument("--key", default="none")
     url.add_argument("--model", default="", help="default: the first one")
+    url.add_argument("--temperature", type=float, help="default: the server's")
     for kind in (inprocess, compare):
         kind.add_argument("model", help="a checkpoint")
         kind.add_argument("--quantize", default="none")
@@ -130,13 +131,16 @@ async def run_streams(arguments: argparse.Namespace, url: str, tally: Tally, **m
 
 
 async def stream_chat(
-    url: str, prompt: str, max_tokens: int, tally: Tally, *, model: str, key: str, logprobs: bool, stamped: bool = False
-) -> None:
+    url: str, prompt: str, max_tokens: int, tally: Tally, *, model: str, key: str, logprobs: bool,
+    stamped: bool = False, temperature: float | None = None,
+) -> None:  # fmt: skip
     """One streamed chat; raises where an event is missing, doubled or out of place."""
     body = {
         "model": model, "messages": [{"role": "user", "content": prompt}], "stream": True, "max_tokens": max_tokens,
         "stream_options": {"include_usage": True}, "logprobs": logprobs,
     }  # fmt: skip
+    if temperature is not None:
+        body["temperature"] = temperature
     start = last = time.monotonic()
     roles = ends = tokens = 0
     usage: dict[str, int] = {}
@@ -150,7 +154,7 @@ async def stream_chat(
             for choice in event["choices"]:
                 roles += "role" in choice["delta"]
                 ends += choice["finish_reason"] is not None
-                tokens += len((choice["logprobs"] or {}).get("content") or [])
+                tokens += len((choice.get("logprobs") or {}).get("content") or [])
                 text = choice["delta"].get("content")
                 if text:
                     assert roles == 1 and ends == 0, "text out of place"
@@ -204,8 +208,9 @@ async def run_url(arguments: argparse.Namespace) -> dict[str, Any]:
     model = arguments.model or models_of(arguments.url, arguments.key)[0]
     tally = Tally()
     took = await run_streams(
-        arguments, arguments.url, tally, model=model, key=arguments.key, logprobs=not arguments.no_logprobs
-    )
+        arguments, arguments.url, tally, model=model, key=arguments.key, logprobs=not arguments.no_logprobs,
+        temperature=arguments.temperature,
+    )  # fmt: skip
     return {"model": model} | tally.report(took)
 
 
