@@ -7,6 +7,7 @@ asyncio client of `benchmarks/serve.py`, which only decodes JSON. The texts must
 """
 
 import asyncio
+import time
 from contextlib import aclosing
 from typing import Any
 
@@ -39,11 +40,15 @@ def main() -> None:
             prompts = [call(engine.encode_chat(model, chat)) for chat in chats]
             kept: dict[str, list[str]] = {}
 
-            def ours(prompts: Any = prompts, kept: Any = kept) -> None:
+            def ours(prompts: Any = prompts, kept: Any = kept) -> dict[str, float]:
+                before = server.cpu_seconds() + time.process_time()
                 kept["ours"] = call(through(engine, model, prompts, arguments.tokens))
+                return {"cpu": server.cpu_seconds() + time.process_time() - before}
 
-            def alone(chats: Any = chats, kept: Any = kept) -> None:
+            def alone(chats: Any = chats, kept: Any = kept) -> dict[str, float]:
+                before = server.cpu_seconds() + time.process_time()
                 kept["alone"] = call(directly(server.url, model, chats, arguments.tokens))
+                return {"cpu": server.cpu_seconds() + time.process_time() - before}
 
             rounds = alternate({"ours": ours, "llama-server alone": alone}, pairs=arguments.pairs)
             same = sum(a == b for a, b in zip(kept["ours"], kept["alone"], strict=True)) / streams
