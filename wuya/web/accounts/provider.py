@@ -12,11 +12,13 @@ the client's secret, or a public key that somebody passes off as one.
 import base64
 import hashlib
 import hmac
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -229,7 +231,7 @@ class Provider:
     def _ask(self, method: str, url: str, **more: Any) -> dict[str, Any]:
         headers = {"accept": "application/json"} | more.pop("headers", {})
         try:
-            answer = httpx.request(method, url, headers=headers, timeout=TIMEOUT_SECONDS, **more)
+            answer = httpx.request(method, url, headers=headers, timeout=TIMEOUT_SECONDS, verify=_trusted(), **more)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             where = urlsplit(url).netloc
             hint = "is it there, and `--oidc_issuer` right?"
@@ -242,6 +244,12 @@ class Provider:
             reason = str(found.get("error", ""))[:60] if isinstance(found, dict) else "no JSON object"
             raise NotBelieved(f"HTTP {answer.status_code} {reason}")
         return found
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Certificates, read once: that takes longer than a request."""
+    return httpx.create_ssl_context()
 
 
 def is_safe_url(url: str) -> bool:
