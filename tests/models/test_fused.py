@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wuya.models import fused
+from wuya.models.gpt import SHARED, segment_mask
 
 
 def leaves(*shape: int, count: int = 3) -> list[Tensor]:
@@ -49,6 +50,25 @@ def test_block_attention_with_a_mask_equals_sdpa_with_its_gradients(length: int)
     q, k, v = leaves(2, 3, length, 4)
     segments_BT = torch.arange(length).div(9, rounding_mode="floor").expand(2, -1)
     mask = (segments_BT[:, None, :, None] == segments_BT[:, None, None, :]) & torch.ones(length, length).tril().bool()
+    ours, theirs = fused.causal_attention(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(ours, theirs)
+    grads = [torch.autograd.grad(out.square().sum(), (q, k, v)) for out in (ours, theirs)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_blocks_that_no_query_of_a_block_may_see_are_left_out() -> None:
+    """Two rows of a prompt and answers behind it, as training/answer_rows.py lays them out, of unlike lengths."""
+    length = 300
+    segments_BT = torch.stack(
+        [(torch.arange(length) - shared).div(40, rounding_mode="floor").clamp(min=-1) for shared in (30, 50)]
+    )
+    segments_BT[segments_BT < 0] = SHARED
+    mask = segment_mask(segments_BT)
+    seen = fused._seen_keys(length, mask)
+    assert [keys if isinstance(keys, slice) else len(keys) for keys in seen[:2]] == [slice(0, 64), slice(0, 128)]
+    assert isinstance(seen[4], Tensor) and set(seen[4].div(64, rounding_mode="floor").tolist()) == {0, 3, 4}
+    q, k, v = leaves(2, 3, length, 4)
     ours, theirs = fused.causal_attention(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     torch.testing.assert_close(ours, theirs)
     grads = [torch.autograd.grad(out.square().sum(), (q, k, v)) for out in (ours, theirs)]

@@ -105,18 +105,19 @@ class _BlockwiseAttention(Function):
         B, H, T, C = q_BHTC.shape
         q, k, v = (x.reshape(B * H, T, C) for x in (q_BHTC, k_BHTC, v_BHTC))
         upper = torch.full((BLOCK, BLOCK), float("-inf"), dtype=q.dtype).triu_(1)
-        out, blocks = torch.empty_like(q), []
-        for start in range(0, T, BLOCK):
+        out, blocks, seen = torch.empty_like(q), [], _seen_keys(T, mask_B1TT)
+        for start, keys in zip(range(0, T, BLOCK), seen, strict=True):
             end = min(start + BLOCK, T)
-            scores = _product(q[:, start:end], k[:, :end].transpose(1, 2), C**-0.5)
+            scores = _product(q[:, start:end], k[:, keys].transpose(1, 2), C**-0.5)
             if mask_B1TT is None:
                 scores[:, :, start:].add_(upper[: end - start, : end - start])
             else:
-                hidden = mask_B1TT[:, :, start:end, :end].logical_not()
-                scores.view(B, H, end - start, end).masked_fill_(hidden, float("-inf"))
+                hidden = mask_B1TT[:, :, start:end, keys].logical_not()
+                scores.view(B, H, end - start, -1).masked_fill_(hidden, float("-inf"))
             blocks.append(scores.softmax(-1))
-            out[:, start:end] = blocks[-1] @ v[:, :end]
+            out[:, start:end] = blocks[-1] @ v[:, keys]
         ctx.save_for_backward(q, k, v, *blocks)
+        ctx.seen = seen
         return out.view(B, H, T, C)
 
     @staticmethod
@@ -126,14 +127,30 @@ class _BlockwiseAttention(Function):
         q, k, v, *blocks = ctx.saved_tensors
         grad = grads[0].reshape(q.shape)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for index, weights in enumerate(blocks):
-            start, end = index * BLOCK, min(index * BLOCK + BLOCK, T)
-            grad_weights = grad[:, start:end] @ v[:, :end].transpose(1, 2)
+        for start, keys, weights in zip(range(0, T, BLOCK), ctx.seen, blocks, strict=True):
+            end = min(start + BLOCK, T)
+            grad_weights = grad[:, start:end] @ v[:, keys].transpose(1, 2)
             grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-            grad_q[:, start:end] = _product(grad_scores, k[:, :end], C**-0.5)
-            grad_k[:, :end] += _product(grad_scores.transpose(1, 2), q[:, start:end], C**-0.5)
-            grad_v[:, :end] += weights.transpose(1, 2) @ grad[:, start:end]
+            grad_q[:, start:end] = _product(grad_scores, k[:, keys], C**-0.5)
+            grad_k[:, keys] += _product(grad_scores.transpose(1, 2), q[:, start:end], C**-0.5)
+            grad_v[:, keys] += weights.transpose(1, 2) @ grad[:, start:end]
         return grad_q.view(shape), grad_k.view(shape), grad_v.view(shape), None
+
+
+def _seen_keys(length: int, mask_B1TT: Tensor | None) -> list[slice | Tensor]:
+    """For each block of queries the keys it meets: all before its end, or those blocks of them that the mask shows.
+
+    Where many answers stand behind one prompt, an answer sees the prompt and itself: of the blocks between, nothing.
+    """
+    ends = [min(start + BLOCK, length) for start in range(0, length, BLOCK)]
+    if mask_B1TT is None or len(ends) < 3:
+        return [slice(0, end) for end in ends]
+    visible_QK = F.max_pool2d(mask_B1TT.amax(0).float(), BLOCK, ceil_mode=True)[0] > 0
+    seen: list[slice | Tensor] = []
+    for row, end in enumerate(ends):
+        visible_T = visible_QK[row].repeat_interleave(BLOCK)[:end]
+        seen.append(slice(0, end) if bool(visible_T.all()) else visible_T.nonzero().squeeze(1))
+    return seen
 
 
 def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
