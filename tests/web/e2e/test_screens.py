@@ -79,6 +79,8 @@ def test_axe_finds_nothing_serious(live_server: Any, page: Any, canary: None) ->
             assert page.locator(".sample").count() == 2, "1.0 and 1.5, of three"
         if screen == "/models":
             page.locator(".canary").wait_for()
+        if screen == "/admin#moderation":
+            page.get_by_text("No rules yet").wait_for()
         found[screen] = serious_in_both_themes(page)
     page.keyboard.press("?")
     page.wait_for_selector("dialog[open]")

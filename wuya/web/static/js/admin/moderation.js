@@ -52,6 +52,7 @@ async function drawRules(place) {
     }
   };
   fill(place,
+    items.length ? null : h("p", { class: "muted" }, t("admin.no_rules")),
     items.map((rule, index) => h("section", { class: "card row" }, h("div", { style: { flex: "1 1 260px" } }, h("h3", { class: "wrap" }, rule.name),
       h("p", { class: "muted small wrap" }, rule.scorer ? `${rule.scorer} ${rule.below ? "<" : ">"} ${number(rule.threshold)}` : rule.words.slice(0, 12).join(", ") + (rule.words.length > 12 ? " \u2026" : ""))),
       rule.stages.map((stage) => h("span", { class: "badge" }, t(`admin.stage_${stage}`))), h("span", { class: rule.action === "block" ? "badge bad" : "badge warn" }, t(`admin.action_${rule.action}`)),

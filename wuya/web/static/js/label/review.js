@@ -38,11 +38,11 @@ function draw() {
   const body = h("div", { class: "lead-body", "aria-busy": "true" });
   fill(root, h("div", { class: "page" },
     h("nav", { class: "crumbs" }, h("a", { href: url("/label") }, t("label.title")), h("span", {}, t("label.review_page"))),
-    h("header", { class: "page-head" }, h("h1", {}, t("label.review_page")), project ? pick : null, h("span", { class: "spacer" }),
+    h("header", { class: "page-head" }, h("h1", {}, t("label.review_page")), project ? pick : null, h("div", { class: "row head-actions" },
       project ? h("button", { type: "button", class: "button quiet", onclick: async () => (await projectDialog(project)) && start() }, icon("settings"), t("label.settings")) : null,
       project?.type === "ranking" || project?.type === "pairwise" ? h("button", { type: "button", class: "button", onclick: async () => (await sampleDialog(project)) && start() }, icon("spark"), t("label.sample_answers")) : null,
       project ? h("button", { type: "button", class: "button", onclick: async () => (await tasksDialog(project)) && start() }, icon("upload"), t("label.add_tasks")) : null,
-      h("button", { type: "button", class: project ? "button" : "button primary", onclick: async () => { const made = await projectDialog(null); if (made) { history.replaceState(null, "", `?project=${made}`); await start(); } } }, icon("plus"), t("label.new_project"))),
+      h("button", { type: "button", class: project ? "button" : "button primary", onclick: async () => { const made = await projectDialog(null); if (made) { history.replaceState(null, "", `?project=${made}`); await start(); } } }, icon("plus"), t("label.new_project")))),
     project ? [counts(project), h("div", { class: "tabs", role: "tablist" }, tabs), body] : h("div", { class: "empty" }, icon("label"), h("h2", {}, t("label.no_projects")), h("p", {}, t("label.no_projects_lead")))));
   if (!project) return;
   (state.tab === "tasks" ? taskList(body) : agreementView(body, project)).catch((error) => fill(body, h("p", { class: "notice bad" }, icon("warning"), error.message))).finally(() => body.removeAttribute("aria-busy"));

@@ -141,7 +141,7 @@ function draw() {
       h("thead", {}, h("tr", {}, ["name", "kind", "from", "state", "created", ""].map((name) => h("th", { scope: "col" }, name ? t(`runs.${name}`) : h("span", { class: "visually-hidden" }, t("runs.actions")))))),
       h("tbody", {}, registry.versions.map((version) => h("tr", {},
         h("td", { class: "full wrap" }, h("b", {}, version.name), version.ctx_len ? h("small", { class: "muted" }, ` ${t("runs.context", { tokens: number(version.ctx_len) })}`) : null),
-        h("td", { class: version.kind ? "" : "empty-cell" }, kind(version.kind)), h("td", { class: version.parent ? "wrap muted" : "empty-cell" }, [version.parent, version.reward_model && t("runs.against", { name: version.reward_model })].filter(Boolean).join(" \u00b7 ") || "\u2013"),
+        h("td", { class: version.kind ? "" : "empty-cell" }, kind(version.kind) ?? "\u2013"), h("td", { class: version.parent ? "wrap muted" : "empty-cell" }, [version.parent, version.reward_model && t("runs.against", { name: version.reward_model })].filter(Boolean).join(" \u00b7 ") || "\u2013"),
         h("td", {}, h("span", { class: version.state === "live" ? "badge good" : "badge" }, t(`runs.state_${version.state}`))), h("td", { class: "muted" }, relative(version.created_at)),
         h("td", { class: "full" }, h("div", { class: "row" }, keeper && version.has_weights && version.kind !== "rm" ? h("button", { type: "button", class: "button small primary", onclick: () => promote(version) }, t("runs.promote")) : null,
           keeper && version.has_weights && version.kind !== "rm" && serving.length ? h("button", { type: "button", class: "button small", dataset: { act: "canary" }, onclick: () => tryOut(version) }, t("runs.canary")) : null,
