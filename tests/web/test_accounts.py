@@ -280,7 +280,8 @@ def test_a_second_factor(client: TestClient, service: Service, monkeypatch: pyte
     wrong = {"secret": offered["secret"], "code": "000000" if code() != "000000" else "000001"}
     assert user.post("/api/auth/totp/enable", json=wrong).json()["code"] == "wrong_code"
     assert user.post("/api/auth/totp/enable", json=wrong | {"code": code()}).status_code == 204
-    assert user.get("/api/me").json()["totp"]
+    me = user.get("/api/me").json()
+    assert me["totp"] and me["has_password"]
     with reading(service.database) as connection:
         kept = store.user_by_email(connection, "bo@example.org")["totp_secret_enc"]  # type: ignore[index]
     assert offered["secret"] not in kept and secret.hex() not in kept

@@ -181,6 +181,7 @@ def test_new_people_follow_the_rules_of_joining(client: TestClient, service: Ser
         store.make_link_token(connection, "invite", role="admin")
     assert sign_in(client).headers["location"] == "/"
     me = client.get("/api/me").json()
+    assert not me["has_password"]
     assert (me["email"], me["name"], me["role"]) == ("bo@example.org", "Bo", "labeler")
     with reading(service.database) as connection:
         assert len(store.open_invitations(connection)) == 2, "the invitation for this address is used up"

@@ -167,6 +167,7 @@ def me(request: Request, viewer: Me) -> dict[str, Any]:
         "prefs": row["prefs"],
         "created_at": row["created_at"],
         "totp": bool(row["totp_secret_enc"]),
+        "has_password": row["password_hash"] is not None,
     }
     return viewer.public() | more | {"data_use_offered": offered}
 

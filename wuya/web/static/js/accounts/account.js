@@ -43,6 +43,7 @@ function consent() {
 }
 
 function password() {
+  if (!me.has_password) return h("section", { class: "card" }, h("h2", {}, t("accounts.password")), h("p", { class: "muted" }, t("accounts.no_password")));
   const field = (name, label, autocomplete) => h("label", { class: "field" }, h("span", { class: "field-label" }, label),
     h("input", { class: "input", type: "password", name, required: true, maxlength: 256, autocomplete }));
   const form = h("form", { onsubmit: async (event) => {
@@ -67,7 +68,8 @@ const explain = (error) => toast(t(`accounts.error_${error.code}`).startsWith("a
 function factor() {
   const place = h("section", { class: "card" });
   const draw = () => fill(place, h("h2", {}, t("accounts.totp")), h("p", { class: "muted" }, t(me.totp ? "accounts.totp_on" : "accounts.totp_off")),
-    h("div", {}, h("button", { type: "button", class: "button", dataset: { act: "totp" }, onclick: me.totp ? off : on }, t(me.totp ? "accounts.totp_disable" : "accounts.totp_enable"))));
+    me.totp && !me.has_password ? null // switching it off asks for the password
+      : h("div", {}, h("button", { type: "button", class: "button", dataset: { act: "totp" }, onclick: me.totp ? off : on }, t(me.totp ? "accounts.totp_disable" : "accounts.totp_enable"))));
   const done = (totp) => {
     me = { ...me, totp };
     draw();
