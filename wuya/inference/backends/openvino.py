@@ -66,6 +66,7 @@ def load_openvino(
 
     `prefix_bytes` has no meaning of its own: finished keys and values stay in the one cache until it is full.
     With `dtype="float32"` arithmetic and cache are exact; else the library's choice (8-bit keys and values).
+    Not for the main thread, which handles signals: freed models leave it a freed alternate signal stack (2026.4).
     """
     if device not in ("auto", "cpu") or dtype not in ("auto", "float32") or quantize not in PRECISIONS:
         raise ConfigError(
