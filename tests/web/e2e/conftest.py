@@ -42,6 +42,10 @@ class Chat:
             assert time.monotonic() < end, f"never true: {condition}"
             time.sleep(0.02)
 
+    def until_kept(self, path: str, condition: str) -> None:
+        """Until the server's own answer fulfils a condition on `it`: pages show some things before they are kept."""
+        self.until(f"(async () => {{ const it = await (await fetch('{path}')).json(); return {condition}; }})()")
+
     def messages(self, role: str = "") -> list[str]:
         """Their texts; also of those far above, which the browser does not lay out (content-visibility)."""
         found: list[str] = self.page.locator(f".thread .msg{'.' + role if role else ''} .md").all_text_contents()

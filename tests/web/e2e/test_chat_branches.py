@@ -43,6 +43,7 @@ def test_thumbs_keep_reasons_a_comment_and_a_better_answer(chat: Chat) -> None:
     page.locator(".better textarea").fill("The right answer.")
     page.click("[data-act=send-rating]")
     page.wait_for_selector(".rating", state="hidden")
+    chat.until_kept(f"/api/conversations/{chat.id}", "it.messages.some((m) => m.feedback?.better_answer)")
     page.reload()
     page.wait_for_selector("[data-act=bad][aria-pressed=true]")
     [message] = [m for m in chat.api("GET", f"/api/conversations/{chat.id}")["messages"] if m["role"] == "assistant"]
@@ -51,7 +52,7 @@ def test_thumbs_keep_reasons_a_comment_and_a_better_answer(chat: Chat) -> None:
     assert (feedback["comment"], feedback["better_answer"]) == ("It is wrong.", "The right answer.")
     page.click("[data-act=bad]")  # the same thumb again takes it back
     chat.until("document.querySelector('[data-act=bad]').getAttribute('aria-pressed') === 'false'")
-    assert chat.api("GET", f"/api/messages/{message['id']}")["feedback"] is None
+    chat.until_kept(f"/api/messages/{message['id']}", "it.feedback === null")
 
 
 def test_drafts_survive_a_reload_and_long_pastes_become_blocks(chat: Chat) -> None:

@@ -69,7 +69,7 @@ def test_archive_trash_and_delete_one_or_several(chat: Chat) -> None:
     act("Two", "Restore")
     chat.until("document.querySelectorAll('[data-chat]').length === 0")
     for state, count in {"active": 1, "archived": 1, "trash": 0}.items():
-        assert len(chat.api("GET", f"/api/conversations?state={state}")["items"]) == count
+        chat.until_kept(f"/api/conversations?state={state}", f"it.items.length === {count}")
 
 
 def test_share_shows_a_frozen_copy_until_it_is_revoked(chat: Chat, browser: Any) -> None:

@@ -46,10 +46,6 @@ class Race:
         """Until the page has asked for what it wanted, and drawn it."""
         self.page.evaluate("new Promise(go => setTimeout(go, 150))")
 
-    def until_kept(self, path: str, condition: str) -> None:
-        """Until the server's own answer fulfils a condition on `it`."""
-        self.chat.until(f"(async () => {{ const it = await (await fetch('{path}')).json(); return {condition}; }})()")
-
     def new_chat(self, question: str) -> str:
         self.page.locator("#new-chat").click()
         self.chat.ask(question)
@@ -119,9 +115,9 @@ def test_the_last_thumb_stands_whatever_comes_first(race: Race) -> None:
     race.page.locator("[data-act=bad]").click()
     race.release()
     race.chat.until("document.querySelector('[data-act=bad][aria-pressed=true]')")
-    race.until_kept(f"/api/messages/{answer}", "it.feedback.value === -1")
+    race.chat.until_kept(f"/api/messages/{answer}", "it.feedback.value === -1")
     race.page.locator("[data-act=good]").click()
-    race.until_kept(f"/api/messages/{answer}", "it.feedback.value === 1")
+    race.chat.until_kept(f"/api/messages/{answer}", "it.feedback.value === 1")
     race.hold("DELETE", "/feedback$")
     race.page.locator("[data-act=good]").click()
     race.wait_for_held()
@@ -158,7 +154,9 @@ def test_stop_reaches_an_answer_whose_chat_was_left(race: Race, engine: FakeEngi
     race.page.locator("#send").click()
     race.page.locator("#new-chat").click()
     race.release()
-    race.until_kept(f"/api/conversations/{first}", "it.messages.length === 4 && it.messages[3].status === 'stopped'")
+    race.chat.until_kept(
+        f"/api/conversations/{first}", "it.messages.length === 4 && it.messages[3].status === 'stopped'"
+    )
     assert race.chat.messages() == [], "and nothing of it is shown in the new chat"
 
 
@@ -182,7 +180,7 @@ def test_settings_are_sent_in_their_order(race: Race) -> None:
     race.wait_for_held()
     race.page.locator("#compare").click()
     race.release()
-    race.until_kept(f"/api/conversations/{race.chat.id}", "it.mode === 'single'")
+    race.chat.until_kept(f"/api/conversations/{race.chat.id}", "it.mode === 'single'")
     race.settle()
     assert race.page.locator("#compare").get_attribute("aria-pressed") == "false"
 
