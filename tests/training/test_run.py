@@ -83,8 +83,8 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     with Run(config.out, config), pytest.raises(RunLocked) as caught, Run(config.out, config):
         pass
     assert caught.value.exit_code == 2
-    with Run(config.out, config):
-        pass  # free again
+    with Run(config.out, config) as again:
+        assert again.out == config.out, "free again"
 
 
 def test_a_finished_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:

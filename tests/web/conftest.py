@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,6 +29,9 @@ from wuya.inference.backends.fake import FakeEngine
 from wuya.web.app import create_app
 from wuya.web.service import Service
 from wuya.web.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.web.openid_provider import OpenIdProvider
 
 ROOT_URL = "http://127.0.0.1:8000"
 VIOLATIONS = """
@@ -154,3 +157,19 @@ def shoot(page: Any, name: str) -> None:
     folder = os.environ.get("WUYA_SCREENSHOTS")
     if folder:
         page.screenshot(path=str(Path(folder) / f"{name}.png"))
+
+
+@pytest.fixture(scope="module")
+def running_provider() -> "Iterator[OpenIdProvider]":
+    from tests.web.openid_provider import OpenIdProvider
+
+    found = OpenIdProvider()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def provider(running_provider: "OpenIdProvider") -> "OpenIdProvider":
+    """An OpenID provider on this machine that tells the truth until a test says otherwise."""
+    running_provider.reset()
+    return running_provider
