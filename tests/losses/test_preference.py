@@ -5,7 +5,13 @@ import math
 
 import torch
 
-from wuya.losses.preference import christiano_loss, noisy_preference_probability, pair_loss, ranking_loss
+from wuya.losses.preference import (
+    christiano_loss,
+    noisy_preference_probability,
+    order_credit,
+    pair_loss,
+    ranking_loss,
+)
 
 
 def test_equal_scores_cost_ln_2_and_the_top_item_has_gradient_minus_one_over_k() -> None:
@@ -76,3 +82,7 @@ def test_a_constant_added_to_every_step_of_equal_segments_changes_nothing() -> N
     first, second, labels = torch.randn(4), torch.randn(4), torch.tensor([1.0, 0.0, 0.5, 1.0])
     loss = christiano_loss(first, second, labels)
     torch.testing.assert_close(christiano_loss(first + 25 * 0.3, second + 25 * 0.3, labels), loss, atol=1e-5, rtol=0)
+
+
+def test_equal_scores_count_half() -> None:
+    assert order_credit(torch.tensor([2.0, 0.0, -1.0])).tolist() == [1.0, 0.5, 0.0]

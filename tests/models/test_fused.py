@@ -58,7 +58,7 @@ def test_block_attention_with_a_mask_equals_sdpa_with_its_gradients(length: int)
 
 
 def test_blocks_that_no_query_of_a_block_may_see_are_left_out() -> None:
-    """Two rows of a prompt and answers behind it, as training/answer_rows.py lays them out, of unlike lengths."""
+    """Two rows of a prompt and answers behind it, as rlhf/answer_rows.py lays them out, of unlike lengths."""
     length = 300
     segments_BT = torch.stack(
         [(torch.arange(length) - shared).div(40, rounding_mode="floor").clamp(min=-1) for shared in (30, 50)]

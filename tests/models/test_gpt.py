@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tests.models.architectures import ARCHITECTURES, random_ids, random_model
 from wuya.errors import DataError
-from wuya.models.gpt import GPT, segment_mask
+from wuya.models.gpt import GPT, segment_mask, set_dropout
 from wuya.models.presets import preset
 
 EVERY = pytest.mark.parametrize("name", list(ARCHITECTURES))
@@ -99,13 +99,13 @@ class ListCache:
     def __init__(self) -> None:
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def attend(self, layer: int, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
+    def attend(self, layer: int, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, *, window: int = 0) -> Tensor:
         if layer in self.kept:
             k_BKTC = torch.cat((self.kept[layer][0], k_BKTC), dim=2)
             v_BKTC = torch.cat((self.kept[layer][1], v_BKTC), dim=2)
         self.kept[layer] = k_BKTC, v_BKTC
         T, S = q_BHTC.shape[2], k_BKTC.shape[2]
-        mask_TS = torch.ones(T, S, dtype=torch.bool).tril(S - T)
+        mask_TS = torch.ones(T, S, dtype=torch.bool).tril(S - T).triu(S - T - (window or S) + 1)
         return F.scaled_dot_product_attention(q_BHTC, k_BKTC, v_BKTC, attn_mask=mask_TS, enable_gqa=True)
 
 
@@ -123,7 +123,7 @@ def test_logits_through_a_cache_equal_the_full_forward(name: str) -> None:
     torch.testing.assert_close(torch.cat(pieces, dim=1), logits(model, ids_BT), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["gpt1", "gpt2", "qwen3", "speedrun"])
+@pytest.mark.parametrize("name", ["gpt1", "gpt2", "qwen3", "speedrun", "olmo2", "gemma3", "phi3", "smollm3"])
 def test_it_overfits_one_batch(name: str) -> None:
     torch.manual_seed(0)
     softcap = 4 * ARCHITECTURES[name].softcap  # as it is in the preset; a small one keeps the loss from 0
@@ -138,7 +138,7 @@ def test_it_overfits_one_batch(name: str) -> None:
     assert loss.item() < 0.01
 
 
-@pytest.mark.parametrize("name", ["gpt1", "qwen3"])
+@EVERY
 def test_activation_checkpointing_changes_no_gradient(name: str) -> None:
     model = random_model(name).train()
     model = model if not model.config.dropout else GPT(replace(model.config, dropout=0.0))
@@ -156,6 +156,20 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(model(ids_BT), model(ids_BT))
     model.eval()
     assert torch.equal(model(ids_BT), model(ids_BT))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3"])
+def test_set_dropout_reaches_the_embeddings_and_is_never_saved(name: str) -> None:
+    """With the blocks switched off, only the embeddings' dropout is left to make two passes differ."""
+    model = GPT(replace(ARCHITECTURES[name], dropout=0.1)).train()
+    for dropout, same in ((0.0, True), (0.5, False)):
+        set_dropout(model, dropout)
+        for block in model.blocks:
+            for parameter in block.parameters():
+                torch.nn.init.zeros_(parameter)
+        ids_BT = random_ids(model.config, 2, 20)
+        assert torch.equal(model(ids_BT), model(ids_BT)) is same
+    assert model.config.dropout == 0.1
 
 
 def test_softcap_bounds_the_logits() -> None:

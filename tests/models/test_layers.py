@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from tests.models.architectures import ARCHITECTURES
 from wuya.models import fused
-from wuya.models.layers import Block, GatedMLP, PlainMLP, RMSNorm, causal_attention, init_weights, rotary_tables, rotate
+from wuya.models.layers import GatedMLP, PlainMLP, RMSNorm, init_weights, make_block, softmax_attention
+from wuya.models.rotary import rotary_tables, rotate
 
 
 def test_rotation_turns_each_pair_by_position_times_frequency() -> None:
@@ -34,7 +35,7 @@ def test_rotated_dot_products_depend_on_the_distance_only() -> None:
 
 def test_grouped_heads_share_keys_and_values() -> None:
     q, k, v = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
-    out = causal_attention(q, k, v)
+    out = softmax_attention(q, k, v)
     for head in range(4):
         kv = head // 2
         alone = F.scaled_dot_product_attention(q[:, head], k[:, kv], v[:, kv], is_causal=True)
@@ -43,9 +44,9 @@ def test_grouped_heads_share_keys_and_values() -> None:
 
 def test_long_contexts_take_sdpa_and_agree_with_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = (torch.randn(1, 2, 100, 8) for _ in range(3))
-    blocks = causal_attention(q, k, v)
+    blocks = softmax_attention(q, k, v)
     monkeypatch.setattr(fused, "LONGEST", 99)
-    torch.testing.assert_close(causal_attention(q, k, v), blocks)
+    torch.testing.assert_close(softmax_attention(q, k, v), blocks)
 
 
 def test_rms_norm_takes_the_same_value_on_both_roads() -> None:
@@ -79,10 +80,10 @@ def test_relu2_is_the_square_of_relu() -> None:
 
 def test_post_norm_blocks_end_normalised_and_pre_norm_blocks_keep_the_residual() -> None:
     x = torch.randn(2, 5, 32) * 3
-    post = Block(ARCHITECTURES["gpt1"])(x, None)
+    post = make_block(ARCHITECTURES["gpt1"], 0)(x, None)
     torch.testing.assert_close(post.mean(-1), torch.zeros(2, 5), atol=1e-5, rtol=0)
     torch.testing.assert_close(post.var(-1, unbiased=False), torch.ones(2, 5), atol=1e-3, rtol=0)
-    pre = Block(ARCHITECTURES["gpt2"])
+    pre = make_block(ARCHITECTURES["gpt2"], 0)
     with torch.no_grad():
         for projection in (pre.attention.out, pre.mlp.down):
             projection.weight.zero_()
@@ -92,7 +93,7 @@ def test_post_norm_blocks_end_normalised_and_pre_norm_blocks_keep_the_residual()
 
 def test_initial_weights_follow_gpt2() -> None:
     torch.manual_seed(0)
-    block = Block(ARCHITECTURES["gpt2"])
+    block = make_block(ARCHITECTURES["gpt2"], 0)
     init_weights(block, std=0.02, residual_std=0.005)
     assert block.attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert block.attention.out.weight.std().item() == pytest.approx(0.005, rel=0.1)

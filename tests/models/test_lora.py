@@ -13,9 +13,11 @@ from wuya.models.lora import (
     ScalarView,
     adapter_names,
     adapter_parameters,
+    adapter_state,
     add_lora,
     merge_lora,
     remove_lora,
+    set_adapter,
     use_adapter,
 )
 from wuya.models.presets import preset
@@ -137,12 +139,24 @@ def test_one_trunk_is_policy_reference_and_value_model() -> None:
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(together, apart, strict=True))
 
 
-def test_views_refuse_activation_checkpointing_which_would_mix_adapters() -> None:
-    trunk = small_model().train()
-    add_lora(trunk, rank=2, alpha=2, name="policy")
-    trunk.activation_checkpointing = True
-    with pytest.raises(ConfigError, match="activation checkpointing"):
-        LanguageView(trunk, "policy")(IDS)
+def test_blocks_computed_again_in_the_backward_pass_have_the_adapter_of_their_view() -> None:
+    """Two views in one graph, and another adapter active when the backward pass begins."""
+    gradients = []
+    for checkpointing in (False, True):
+        trunk = small_model()
+        for name in ("policy", "value"):
+            add_lora(trunk, rank=2, alpha=2, name=name, seed=len(name))
+            with torch.no_grad():
+                for path, factor in adapter_state(trunk, name).items():
+                    if ".lora_b." in path:
+                        factor.normal_(generator=torch.Generator().manual_seed(7))
+        trunk.activation_checkpointing = checkpointing
+        hidden = [LanguageView(trunk, name)(IDS) for name in ("policy", "value", None)]
+        set_adapter(trunk, None)
+        (hidden[0].square().sum() + (hidden[1] * hidden[2]).sum()).backward()
+        gradients.append({path: factor.grad for path, factor in adapter_state(trunk).items()})
+    assert all(gradient is not None for gradient in gradients[0].values())
+    torch.testing.assert_close(gradients[1], gradients[0])
 
 
 def test_adapters_learn_and_leave_the_weights_alone() -> None:

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from wuya.checkpoints.pretrained import hf_family
 from wuya.errors import ConfigError
 from wuya.models.config import GPTConfig
 from wuya.models.gpt import GPT
 from wuya.models.presets import PRESETS, modern, preset
-from wuya.models.pretrained import hf_family
 
 EXACT = {
     "gpt1": 116_534_784,

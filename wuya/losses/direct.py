@@ -1,7 +1,9 @@
-"""Learning from preferences and scores without a value model: DPO, IPO; RLOO, GRPO, Dr. GRPO (spec 7.10).
+"""Learning a policy straight from preferences: DPO (conservative, robust), IPO, KTO, ORPO, SimPO.
 
-Shapes: B pairs or episodes, T positions (position t predicts token t + 1), G completions of one prompt (a group),
-P prompts. mask_BT is 1.0 where token t + 1 belongs to the completion.
+A completion's log-prob is a sum over its tokens, end token included, prompt excluded, unless a docstring says "mean".
+Every loss is elementwise: the caller reduces (`losses.preference.ranking_loss` takes the mean over a prompt's pairs).
+
+Shapes: B pairs or completions.
 """
 
 import torch
@@ -17,14 +19,32 @@ def log_ratio_margin(chosen_B: Tensor, rejected_B: Tensor, ref_chosen_B: Tensor,
     return (chosen_B - ref_chosen_B) - (rejected_B - ref_rejected_B)
 
 
-def dpo_loss(margin_B: Tensor, *, beta: float) -> Tensor:
-    """-log sigmoid(beta * h), nats, shape [B] (DPO, arXiv:2305.18290, Eq. 7); ln 2 at the start, where h = 0.
+def dpo_loss(margin_B: Tensor, *, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """-log sigmoid(beta h), nats, shape [B] (DPO, arXiv:2305.18290, Eq. 7); ln 2 at the start, where h = 0.
+
+    With label smoothing e it is conservative DPO: (1 - e) L(h) - e log sigmoid(-beta h), the cross-entropy against a
+    label that is wrong with probability e (E. Mitchell 2023, "A note on DPO with noisy preferences"). Its minimum is
+    at beta h = log((1 - e) / e): unlike plain DPO it stops.
 
     Args:
         margin_B: `log_ratio_margin`; carries gradient.
         beta: strength of the implied KL penalty; .05 to .1 are usual.
+        label_smoothing: e in [0, .5), the assumed share of swapped labels.
     """
-    return F.softplus(-beta * margin_B)
+    right_B = F.softplus(-beta * margin_B)
+    if not label_smoothing:
+        return right_B
+    return (1 - label_smoothing) * right_B + label_smoothing * F.softplus(beta * margin_B)
+
+
+def robust_dpo_loss(margin_B: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
+    """((1 - e) L(h) - e L(-h)) / (1 - 2e), shape [B] (robust DPO, arXiv:2403.00409), L of `dpo_loss`.
+
+    Where labels are swapped at random with probability e, its mean is DPO's loss on the clean labels; conservative
+    DPO's is not. Single values may be negative. Same arguments as `dpo_loss`.
+    """
+    right_B, swapped_B = F.softplus(-beta * margin_B), F.softplus(beta * margin_B)
+    return ((1 - label_smoothing) * right_B - label_smoothing * swapped_B) / (1 - 2 * label_smoothing)
 
 
 def ipo_loss(margin_B: Tensor, *, beta: float) -> Tensor:
@@ -32,110 +52,66 @@ def ipo_loss(margin_B: Tensor, *, beta: float) -> Tensor:
     return (margin_B - 1 / (2 * beta)) ** 2
 
 
-def rloo_advantages(scores_PG: Tensor) -> Tensor:
-    """Score minus the mean of the prompt's *other* completions (RLOO, arXiv:2402.14740, Eq. 8), [P, G], G > 1."""
-    group = scores_PG.shape[1]
-    return (scores_PG - scores_PG.mean(dim=1, keepdim=True)) * (group / (group - 1))
-
-
-def grpo_advantages(scores_PG: Tensor, *, unbiased_std: bool = False, divide_by_std: bool = True) -> Tensor:
-    """(score - mean) / std within the prompt's group (GRPO, arXiv:2402.03300, section 4.1.2), shape [P, G].
-
-    A group of equal scores has advantage exactly 0: it teaches nothing.
-
-    Args:
-        unbiased_std: divide by G - 1 inside the root (torch's default, several published codes) and not by G.
-        divide_by_std: False is Dr. GRPO (arXiv:2503.20783), which removes the bias towards prompts of even difficulty.
-    """
-    wide_PG = scores_PG.double()  # so that equal scores differ from their mean by exactly 0
-    centred_PG = wide_PG - wide_PG.mean(dim=1, keepdim=True)
-    if not divide_by_std:
-        return centred_PG.to(scores_PG.dtype)
-    std_P1 = wide_PG.std(dim=1, keepdim=True, correction=1 if unbiased_std else 0)
-    return torch.where(std_P1 > 0, centred_PG / std_P1.clamp(min=1e-12), 0.0).to(scores_PG.dtype)
-
-
-def rloo_policy_loss(
-    logprobs_BT: Tensor,
-    old_logprobs_BT: Tensor,
-    advantages_B: Tensor,
-    mask_BT: Tensor,
+def kto_loss(
+    log_ratio_B: Tensor,
+    desirable_B: Tensor,
+    kl: Tensor,
     *,
-    clip_range: float,
-    num_episodes: float | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """REINFORCE with the whole completion as one action (RLOO, arXiv:2402.14740, Eq. 8), negated: lower is better.
+    beta: float,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
+    """Kahneman-Tversky loss of completions judged one by one, shape [B], each in [0, weight] (KTO, arXiv:2402.01306).
 
-    The importance ratio is that of the whole completion, exp(sum of log-ratios), clipped as in PPO. In the first
-    minibatch it is 1 and the gradient is the paper's, -A * grad log pi(y | x), a sum over tokens. In later minibatches
-    of the same batch long completions leave the clip range quickly: the paper takes one step a batch.
-
-    Args:
-        logprobs_BT: nats, of each sampled token under the policy being trained; carries gradient.
-        old_logprobs_BT: the same under the policy that sampled; constant.
-        advantages_B: `rloo_advantages` of score - kl_coef * KL, one a completion.
-        clip_range: epsilon of the completion's ratio.
-        num_episodes: divisor, the episodes of the whole minibatch when this is one of its microbatches.
-
-    Returns: scalar loss, the mean over episodes; and detached statistics with the same divisor.
-    """
-    divisor = float(len(advantages_B)) if num_episodes is None else num_episodes
-    log_ratio_B = torch.where(mask_BT > 0, logprobs_BT - old_logprobs_BT, 0.0).sum(dim=1)
-    ratio_B = log_ratio_B.exp()
-    clipped_B = ratio_B.clamp(1 - clip_range, 1 + clip_range)
-    loss_B = -torch.minimum(ratio_B * advantages_B, clipped_B * advantages_B)
-    with torch.no_grad():
-        stats = {
-            "policy/clipfrac_avg": (ratio_B != clipped_B).float().sum() / divisor,
-            "policy/approxkl_avg": (ratio_B - 1 - log_ratio_B).sum() / divisor,
-            "val/ratio": ratio_B.sum() / divisor,
-        }
-    return loss_B.sum() / divisor, stats
-
-
-def grpo_policy_loss(
-    logprobs_BT: Tensor,
-    old_logprobs_BT: Tensor,
-    ref_logprobs_BT: Tensor,
-    advantages_B: Tensor,
-    mask_BT: Tensor,
-    *,
-    clip_range: float,
-    kl_coef: float,
-    constant_length: float = 0.0,
-    num_episodes: float | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """PPO's clip a token, the completion's advantage on each, and KL in the loss (GRPO, arXiv:2402.03300, Eq. 3 and 4).
-
-    mean over episodes of 1/length * sum over tokens of  -min(ratio A, clip(ratio) A) + kl_coef * k3,
-    k3 = ref/pi - 1 - log(ref/pi), which is never negative. As a loss k3 has the gradient of KL(ref || pi), not of
-    KL(pi || ref): the penalty is another one than PPO's (spec 7.7).
+    Eq. 7: w_D (1 - sigmoid(beta (h - kl))) where desirable, w_U (1 - sigmoid(beta (kl - h))) where not; half the
+    weight at the start, where h = kl = 0.
 
     Args:
-        advantages_B: `grpo_advantages`, one a completion, the same for all its tokens.
-        ref_logprobs_BT: nats, of the same tokens under the frozen reference; constant.
-        constant_length: divide every completion's sum by this and not by its length (Dr. GRPO, arXiv:2503.20783), for
-            dividing by the length makes long wrong completions cheap. 0 divides by the length.
-        num_episodes: as in `rloo_policy_loss`; the other arguments too.
+        log_ratio_B: h = log pi - log ref of the completion, nats; carries gradient.
+        desirable_B: bool, whether people liked it.
+        kl: the reference point z_0 of `kto_reference_point`, a scalar without gradient.
+        desirable_weight, undesirable_weight: lambda_D and lambda_U. The paper (Eq. 8) keeps
+            lambda_D n_D / (lambda_U n_U) in [1, 4/3] for n_D liked and n_U disliked completions.
     """
-    divisor = float(len(advantages_B)) if num_episodes is None else num_episodes
-    inside_BT = mask_BT > 0
-    log_ratio_BT = torch.where(inside_BT, logprobs_BT - old_logprobs_BT, 0.0)
-    log_ref_BT = torch.where(inside_BT, ref_logprobs_BT - logprobs_BT, 0.0)
-    ratio_BT, k3_BT = log_ratio_BT.exp(), log_ref_BT.exp() - 1 - log_ref_BT
-    clipped_BT = ratio_BT.clamp(1 - clip_range, 1 + clip_range)
-    advantages_B1 = advantages_B[:, None]
-    loss_BT = -torch.minimum(ratio_BT * advantages_B1, clipped_BT * advantages_B1) + kl_coef * k3_BT
-    lengths_B = inside_BT.sum(dim=1).clamp(min=1)
+    sign_B = torch.where(desirable_B, 1.0, -1.0)
+    weight_B = torch.where(desirable_B, desirable_weight, undesirable_weight).to(log_ratio_B.dtype)
+    return weight_B * torch.sigmoid(-beta * sign_B * (log_ratio_B - kl))
 
-    def mean(values_BT: Tensor, length: Tensor | float) -> Tensor:
-        return (torch.where(inside_BT, values_BT, 0.0).sum(dim=1) / length).sum() / divisor
 
-    with torch.no_grad():
-        stats = {
-            "policy/clipfrac_avg": mean((ratio_BT != clipped_BT).float(), lengths_B),
-            "policy/approxkl_avg": mean(ratio_BT - 1 - log_ratio_BT, lengths_B),
-            "val/ratio": mean(ratio_BT, lengths_B),
-            "loss/kl_avg": mean(k3_BT, lengths_B),
-        }
-    return mean(loss_BT, constant_length or lengths_B), stats
+def kto_reference_point(mismatched_log_ratio_B: Tensor) -> Tensor:
+    """z_0 = max(0, mean of log pi - log ref), nats, a scalar without gradient (KTO, arXiv:2402.01306, section 4.1).
+
+    A biased, cheap stand-in for KL(policy || reference): the log-ratios are those of completions that belong to other
+    prompts of the batch, so nothing has to be sampled.
+    """
+    return mismatched_log_ratio_B.detach().mean().clamp(min=0.0)
+
+
+def log_odds(mean_logprob_B: Tensor) -> Tensor:
+    """log(p / (1 - p)) of p = exp(mean log-prob per token), nats, shape [B] (ORPO, arXiv:2403.07691, Eq. 3 and 4).
+
+    Args:
+        mean_logprob_B: the completion's log-prob divided by its tokens, at most 0. Within 1e-6 of 0 (a completion the
+            model is certain of) it counts as -1e-6, or the odds would be infinite.
+    """
+    mean_logprob_B = mean_logprob_B.clamp(max=-1e-6)
+    return mean_logprob_B - torch.log(-torch.expm1(mean_logprob_B))
+
+
+def odds_ratio_loss(log_odds_ratio_B: Tensor) -> Tensor:
+    """-log sigmoid(log odds(chosen) - log odds(rejected)), nats, shape [B] (ORPO, arXiv:2403.07691, Eq. 7).
+
+    ORPO's loss is the chosen completion's negative log-likelihood plus lambda times this (Eq. 6).
+    """
+    return F.softplus(-log_odds_ratio_B)
+
+
+def simpo_loss(mean_margin_B: Tensor, *, beta: float, target_margin: float) -> Tensor:
+    """-log sigmoid(beta m - gamma), nats, shape [B] (SimPO, arXiv:2405.14734, Eq. 6); no reference policy.
+
+    Args:
+        mean_margin_B: m, mean log-prob per token of the chosen less that of the rejected completion; carries gradient.
+        beta: scale of the reward beta x mean log-prob. Paper: 2 to 2.5.
+        target_margin: gamma, the reward margin to exceed. Paper: .3 to 1.6.
+    """
+    return F.softplus(target_margin - beta * mean_margin_B)

@@ -97,7 +97,7 @@ class _LinearCrossEntropy(Function):
 def token_logprobs(logits_NV: Tensor, tokens_N: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Log-probability of each token under softmax(logits / temperature), nats, shape [N]; carries the logits' gradient.
 
-    The same temperature must be used for sampling and for old, reference and new log-probs (spec 7.1, item 2).
+    The same temperature must be used for sampling and for old, reference and new log-probs.
     """
     if temperature != 1.0:
         logits_NV = logits_NV / temperature

@@ -1,11 +1,10 @@
-"""Proximal policy optimisation for language models, as InstructGPT uses it (spec 6.7 and 7).
+"""Proximal policy optimisation for language models, as InstructGPT uses it (arXiv:2203.02155, 3.5 and C.4).
 
 Shapes: B sequences (episodes), T positions. Position t stands for predicting token t + 1, so log-probs, values, rewards
 and masks of one episode line up. mask_BT is 1.0 where token t + 1 belongs to the completion, 0.0 on prompt and padding.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ def scores_with_eos_rule(scores_B: Tensor, has_eos_B: Tensor, *, missing_eos_pen
 def kl_shaped_rewards(
     scores_B: Tensor, logprobs_BT: Tensor, ref_logprobs_BT: Tensor, mask_BT: Tensor, *, kl_coef: float
 ) -> Tensor:
-    """Reward a token: -kl_coef * (logprob - ref_logprob), plus the score on the last kept one (InstructGPT Eq. 2).
+    """Per-token reward: -kl_coef * (logprob - ref_logprob), plus the score on the last kept one (InstructGPT Eq. 2).
 
     Args:
         scores_B: one score a completion, unitless.
@@ -98,7 +97,7 @@ def whiten(
     float32 the rounding error is divided by 1e-4, and Adam makes a full step of it.
 
     Args:
-        shift_mean: False keeps the mean (used for rewards; spec 7.1, item 7).
+        shift_mean: False keeps the mean (used for rewards).
         all_ranks_sum: adds a tensor over the processes that hold the other rows of the batch.
     """
     wide_BT = torch.where(mask_BT > 0, values_BT.double(), 0.0)
@@ -155,17 +154,15 @@ def ppo_value_loss(
     value_clip_range: float,
     num_tokens: Tensor | float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Half the squared error, the larger of clipped and unclipped (spec 7.2; OpenAI's lm-human-preferences).
+    """Half the squared error, the larger of clipped and unclipped (as in OpenAI's lm-human-preferences).
 
     Args:
         values_BT: V of the value model being trained; carries gradient.
         old_values_BT: V when the rollout was made; constant.
         returns_BT: targets, unwhitened; constant.
-        mask_BT: 1.0 on completion tokens.
         value_clip_range: V may move this far from old V before its gradient stops, in units of the score. Paper: 0.2.
-        num_tokens: completion tokens of the whole minibatch when this is one of its microbatches.
 
-    Returns: scalar loss, the mean over completion tokens; and detached statistics to log.
+    The other arguments and what it returns are as in `ppo_policy_loss`.
     """
     inside_BT = mask_BT > 0
     values_BT = torch.where(inside_BT, values_BT, 0.0)
@@ -178,29 +175,11 @@ def ppo_value_loss(
     return 0.5 * masked_mean(torch.maximum(error_BT, clipped_error_BT), mask_BT, num_tokens), stats
 
 
-class KLEstimates(NamedTuple):
-    """Estimates of KL(policy || reference) for each token drawn from the policy, nats (joschu.net/blog/kl-approx)."""
-
-    k1: Tensor
-    """log p - log q. Unbiased, high variance, may be negative. Belongs in the reward; as a loss its gradient is 0."""
-    k2: Tensor
-    """Half its square. Biased value, but as a loss it has the gradient of KL(policy || reference)."""
-    k3: Tensor
-    """q / p - 1 - log(q / p). Unbiased, >= 0; as a loss it has the gradient of the *other* KL(reference || policy)."""
-
-
-def kl_estimates(logprobs_BT: Tensor, ref_logprobs_BT: Tensor) -> KLEstimates:
-    """The three estimators, each of the inputs' shape, from log-probs of the same tokens under policy and reference."""
-    log_r_BT = ref_logprobs_BT - logprobs_BT
-    return KLEstimates(k1=-log_r_BT, k2=0.5 * log_r_BT**2, k3=log_r_BT.exp() - 1 - log_r_BT)
-
-
 def adapted_kl_coef(kl_coef: float, *, observed_kl: float, target_kl: float, num_episodes: int, horizon: int) -> float:
     """Next kl_coef of the adaptive controller (Ziegler et al. 2019, section 2.2).
 
     Args:
-        observed_kl: mean over episodes of the KL summed over tokens, nats.
-        target_kl: where the controller should hold it, nats. Paper: 6.
+        observed_kl: mean over episodes of the KL summed over tokens, nats; `target_kl` is where to hold it. Paper: 6.
         num_episodes: episodes in the batch.
         horizon: episodes over which a full (20 %) error moves the coefficient by a factor of about e^.2. Paper: 10,000.
     """

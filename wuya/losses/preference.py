@@ -49,6 +49,29 @@ def ranking_loss(
     return (loss_P * counted_P).sum(), counted_P.sum()
 
 
+def first_ranked_mean(values_PK: Tensor, ranks_PK: Tensor, weights_P: Tensor) -> Tensor:
+    """Weighted sum over votes of the mean value of the completions ranked first (several where they tie).
+
+    With a completion's negative log-likelihood as its value this is SFT on what people liked best: for K = 2, on the
+    chosen completion.
+
+    Args:
+        values_PK: one number per completion; carries gradient.
+        ranks_PK, weights_P: as in `ranking_loss`.
+    """
+    first_PK = (ranks_PK == 1).to(values_PK.dtype)
+    mean_P = (values_PK * first_PK).sum(dim=1) / first_PK.sum(dim=1).clamp(min=1)
+    return (mean_P * weights_P.to(values_PK.dtype)).sum()
+
+
+def order_credit(margin: Tensor) -> Tensor:
+    """Accuracy of each pair, elementwise: 1 where margin (chosen less rejected) > 0, 0 where < 0, 1/2 where equal.
+
+    The one definition of accuracy: training metrics, reports, calibration and win rates count equal scores as half.
+    """
+    return (margin.sign() + 1) / 2
+
+
 def pair_loss(chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
     """-log sigmoid(chosen - rejected), nats, shape [B] (Bradley-Terry; InstructGPT Eq. 1 for a single pair)."""
     return F.softplus(rejected_B - chosen_B)

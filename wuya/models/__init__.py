@@ -1,1 +1,1 @@
-"""Batches to logits: one decoder from GPT-1 to Qwen3, its reward and value heads, and its checkpoints."""
+"""Batches to logits: one decoder from GPT-1 to Qwen3, any other of `transformers`, their heads and LoRA adapters."""

@@ -7,35 +7,44 @@
     merge_lora(model, "policy")                             # into the weights: an ordinary model again
     policy, reference = LanguageView(model, "policy"), LanguageView(model, None)     # each switches for its own calls
 
-Works on every linear layer of a GPT or ScalarModel, the fused ones (qkv, gate_up) too. With activation checkpointing
-the backward pass runs blocks again, so it must happen inside the same `use_adapter`; the views refuse it.
+Works on every linear layer in the blocks of a language model or ScalarModel, the fused ones (qkv, gate_up) too. With
+activation checkpointing the backward pass runs blocks again: inside `use_adapter` it must happen in the same block; the
+views see to it.
 
 Dimension key: I input width, O output width, R rank.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wuya.errors import ConfigError
+from wuya.models.decoder import Decoder
+from wuya.models.frozen_layers import FrozenLayers
 from wuya.models.gpt import GPT
 from wuya.models.reward_model import ScalarModel
+from wuya.models.stored import StoredLinear, expand_base, plain_linear
+from wuya.models.wrapped_lora import Layer, layers_to_adapt, wrapped_within
 
 TARGETS = ("qkv", "out", "gate_up", "up", "down")
 """Names of the linear layers in a block; a model has `gate_up` or `up`, never both."""
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer whose weight and bias keep their names (a checkpoint stays a checkpoint), plus named adapters."""
+    """A linear layer whose weight and bias keep their names (a checkpoint stays a checkpoint), plus named adapters.
+
+    Where the base is kept in fewer bits (models/stored.py) it is `stored`, and there is no weight.
+    """
 
     def __init__(self, base: nn.Linear) -> None:
         nn.Module.__init__(self)  # not Linear's: it would allocate and initialise a second weight
         self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias = base.weight, base.bias
+        self.stored = base if isinstance(base, StoredLinear) else None
+        self.weight, self.bias = base.weight, (base.bias if self.stored is None else None)  # type: ignore[assignment]
         self.lora_a = nn.ParameterDict()
         self.lora_b = nn.ParameterDict()
         self.scales: dict[str, float] = {}
@@ -43,8 +52,9 @@ class LoRALinear(nn.Linear):
 
     def add(self, name: str, a_RI: Tensor, b_OR: Tensor, scale: float) -> None:
         """Give this layer an adapter; the factors are trained in float32 whatever the base is stored in."""
-        self.lora_a[name] = nn.Parameter(a_RI.to(self.weight.device, torch.float32))
-        self.lora_b[name] = nn.Parameter(b_OR.to(self.weight.device, torch.float32))
+        device = self.weight.device if self.stored is None else self.stored.packed.device
+        self.lora_a[name] = nn.Parameter(a_RI.to(device, torch.float32))
+        self.lora_b[name] = nn.Parameter(b_OR.to(device, torch.float32))
         self.scales[name] = scale
 
     def change(self, name: str) -> Tensor:
@@ -53,7 +63,7 @@ class LoRALinear(nn.Linear):
         return change_OI
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight, self.bias)
+        y: Tensor = F.linear(x, self.weight, self.bias) if self.stored is None else self.stored(x)
         if self.active is None or self.active not in self.scales:
             return y
         a_RI, b_OR = self.lora_a[self.active].to(x.dtype), self.lora_b[self.active].to(x.dtype)
@@ -66,6 +76,7 @@ def add_lora(
     rank: int,
     alpha: float,
     targets: Sequence[str] = TARGETS,
+    layers: int = 0,
     name: str = "default",
     seed: int = 0,
 ) -> None:
@@ -74,36 +85,42 @@ def add_lora(
     Args:
         rank: inner width of the adapter; 0.4 % to 2 % of the parameters are usual.
         alpha: the adapter's output is multiplied by alpha / rank.
-        targets: which linear layers, see `TARGETS`.
+        targets: which linear layers, see `TARGETS`; in a wrapped model these mean all, and its own names are taken.
+        layers: only the top so many blocks, 0 for all: the backward pass ends at the lowest adapter.
         seed: of the random start of A (uniform, as nn.Linear); B is zero.
     """
     if rank < 1:
         raise ConfigError("the rank of LoRA adapters must be at least 1", found=str(rank))
     if not name or "." in name:
         raise ConfigError("an adapter needs a name without dots", found=repr(name))
-    if unknown := sorted(set(targets) - set(TARGETS)):
-        raise ConfigError(f"unknown LoRA target `{unknown[0]}`", found=unknown[0], hint=f"use: {', '.join(TARGETS)}")
     if name in adapter_names(model):
         raise ConfigError(f"the model already has an adapter `{name}`", hint="choose another name")
+    targeted = _targeted(model, targets)
+    if layers:
+        top = {id(linear) for _, _, linear in _linears(_top_blocks(model, layers))}
+        targeted = [place for place in targeted if id(place[2]) in top]
+    if not targeted:
+        raise ConfigError("the model has none of the LoRA targets", found=", ".join(targets))
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    found = False
-    for parent, leaf, linear in list(_linears(model)):
-        if leaf not in targets:
-            continue
-        found = True
+    for parent, leaf, linear in targeted:
         layer = linear if isinstance(linear, LoRALinear) else LoRALinear(linear)
         bound = 1 / math.sqrt(layer.in_features)
         a_RI = torch.empty(rank, layer.in_features).uniform_(-bound, bound, generator=generator)
         layer.add(name, a_RI, torch.zeros(layer.out_features, rank), alpha / rank)
         layer.train(linear.training)
         setattr(parent, leaf, layer)
-    if not found:
-        raise ConfigError("the model has none of the LoRA targets", found=", ".join(targets))
     for parameter in adapter_parameters(model):
         parameter.requires_grad_(True)
     set_adapter(model, name)
+
+
+def share_frozen_layers(trunk: nn.Module) -> None:
+    """Compute what lies below the lowest adapter once for all models on the trunk; without such layers, nothing."""
+    if isinstance(trunk, GPT):
+        adapted = [layer for layer, block in enumerate(trunk.blocks) if _layers(block)]
+        trunk.frozen_layers = FrozenLayers(adapted[0]) if adapted and adapted[0] > 0 else None
 
 
 def set_adapter(model: nn.Module, name: str | None) -> None:
@@ -160,20 +177,26 @@ def merge_lora(model: nn.Module, name: str | None = None) -> None:
     name = names[0] if name is None and names else name
     if name not in names:
         raise ConfigError(f"the model has no adapter `{name}`", found=", ".join(names) or "no adapters")
-    for layer in _layers(model):
-        if name in layer.scales:
-            layer.weight += layer.change(name).to(layer.weight.dtype)
+    adapted = {path: module for path, module in model.named_modules() if isinstance(module, LoRALinear)}
     remove_lora(model)
+    expand_base(model)
+    for path, layer in adapted.items():
+        if name in layer.scales:
+            weight_OI = model.get_submodule(path).get_parameter("weight")
+            weight_OI.add_(layer.change(name).to(weight_OI.dtype))
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
 
 
 def remove_lora(model: nn.Module) -> None:
     """Take all adapters off and unfreeze: the model as it was before `add_lora`."""
     for parent, leaf, linear in list(_linears(model)):
         if isinstance(linear, LoRALinear):
-            with torch.device("meta"):
-                plain = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
-            plain.weight, plain.bias = linear.weight, linear.bias
+            plain = linear.stored or plain_linear(linear.weight, linear.bias)
             setattr(parent, leaf, plain.train(linear.training))
+    for module in model.modules():
+        if isinstance(module, GPT):
+            module.frozen_layers = None
     for parameter in model.parameters():
         parameter.requires_grad_(True)
 
@@ -181,7 +204,7 @@ def remove_lora(model: nn.Module) -> None:
 class LanguageView:
     """A trunk as one of the models it can be: calls run with one adapter on, or with none."""
 
-    def __init__(self, trunk: GPT, name: str | None) -> None:
+    def __init__(self, trunk: Decoder, name: str | None) -> None:
         self.trunk, self.name = trunk, name
 
     def __call__(
@@ -227,23 +250,47 @@ class ScalarView:
 
 
 @contextmanager
-def _view_of(trunk: GPT, name: str | None) -> Iterator[None]:
-    if trunk.activation_checkpointing and trunk.training and torch.is_grad_enabled():
-        raise ConfigError(
-            "activation checkpointing and several adapters on one trunk don't go together",
-            hint="turn `activation_checkpointing` off, or train one model at a time inside `use_adapter`",
-        )
-    with use_adapter(trunk, name):
-        yield
+def _view_of(trunk: Decoder, name: str | None) -> Iterator[None]:
+    """The adapter `name` in this forward pass, and where its backward pass computes blocks again."""
+    before = trunk.recompute_contexts
+    trunk.recompute_contexts = lambda: (nullcontext(), use_adapter(trunk, name))
+    try:
+        with use_adapter(trunk, name):
+            yield
+    finally:
+        trunk.recompute_contexts = before
 
 
 def _layers(model: nn.Module) -> list[LoRALinear]:
     return [module for module in model.modules() if isinstance(module, LoRALinear)]
 
 
-def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """(parent, attribute, layer) of every linear layer."""
+def _targeted(model: nn.Module, targets: Sequence[str]) -> list[Layer]:
+    if (wrapped := wrapped_within(model)) is not None:
+        return layers_to_adapt(wrapped, targets, TARGETS)
+    if unknown := sorted(set(targets) - set(TARGETS)):
+        raise ConfigError(f"unknown LoRA target `{unknown[0]}`", found=unknown[0], hint=f"use: {', '.join(TARGETS)}")
+    return [layer for layer in _linears(model) if layer[1] in targets]
+
+
+def _top_blocks(model: nn.Module, count: int) -> nn.Module:
+    """The top `count` blocks of a decoder of ours."""
+    decoder = model.trunk if isinstance(model, ScalarModel) else model
+    num_blocks = len(decoder.blocks) if isinstance(decoder, GPT) else 0
+    if not isinstance(decoder, GPT) or not 0 < count <= num_blocks:
+        raise ConfigError(
+            "`lora_layers` is at most the number of the model's blocks",
+            found=f"{count}, {num_blocks or 'a model of transformers, whose blocks are not known'}",
+            hint="`--lora_layers 0` adapts all of them",
+        )
+    return nn.ModuleList(list(decoder.blocks)[-count:])
+
+
+def _linears(model: nn.Module) -> Iterator[Layer]:
+    """(parent, attribute, layer) of every linear layer; what a LoRALinear holds is no layer of its own."""
     for parent in model.modules():
+        if isinstance(parent, LoRALinear):
+            continue
         for leaf, child in parent.named_children():
             if isinstance(child, nn.Linear):
                 yield parent, leaf, child

@@ -31,6 +31,17 @@ def gpt2(num_layers: int, model_dim: int, num_heads: int, *, context_length: int
     )  # fmt: skip
 
 
+def bert(num_layers: int, model_dim: int, num_heads: int, *, vocab_size: int = 30_522) -> GPTConfig:
+    """BERT (arXiv:1810.04805): full attention, norms after each sum and of the embeddings, exact GELU.
+
+    Base is 12, 768, 12: 110,106,428 parameters with the pooler and both heads, as `transformers` counts.
+    """
+    return replace(
+        gpt2(num_layers, model_dim, num_heads), attention="full", vocab_size=vocab_size, context_length=512,
+        norm_position="post", mlp="gelu_exact", token_types=2, embedding_norm=True, norm_eps=1e-12,
+    )  # fmt: skip
+
+
 def gpt3(num_layers: int, model_dim: int, num_heads: int) -> GPTConfig:
     """GPT-3 (arXiv:2005.14165, table 2.1): GPT-2 with context 2048 and no dropout.
 

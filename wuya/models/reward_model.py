@@ -8,12 +8,15 @@ Dimension key: B sequences, T tokens, D model width.
 
 import copy
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from wuya.models.decoder import Decoder
 from wuya.models.gpt import GPT
-from wuya.models.layers import KVCache
+from wuya.models.layers import AttentionCache, Block
 
 
 class ScalarModel(nn.Module):
@@ -21,7 +24,7 @@ class ScalarModel(nn.Module):
 
     bias: Tensor
 
-    def __init__(self, trunk: GPT) -> None:
+    def __init__(self, trunk: Decoder) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = nn.Linear(trunk.config.model_dim, 1, bias=False, device=trunk.device, dtype=trunk.dtype)
@@ -35,24 +38,47 @@ class ScalarModel(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         segments_BT: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: AttentionCache | None = None,
         wanted_BT: Tensor | None = None,
     ) -> Tensor:
         """The head's scalar at every position, float32 [B, T], or [N] of the wanted ones; the bias is not taken off."""
-        hidden_BTD = self.trunk(
+        hidden_PD = self.trunk(
             ids_BT, positions_BT=positions_BT, segments_BT=segments_BT, cache=cache, wanted_BT=wanted_BT
         )
-        values_BT: Tensor = self.head(hidden_BTD).squeeze(-1).float()
-        return values_BT
+        return self.scalars(hidden_PD)
 
     def scores(self, ids_BT: Tensor, last_B: Tensor) -> Tensor:
         """Score of each sequence, float32 [B]: the scalar at index `last` (its last kept token), less the bias."""
         hidden_BTD = self.trunk(ids_BT)
         last_BD = hidden_BTD[torch.arange(len(ids_BT), device=ids_BT.device), last_B]
-        scores_B: Tensor = self.head(last_BD).squeeze(-1).float() - self.bias
-        return scores_B
+        return self.scalars(last_BD) - self.bias
+
+    def scalars(self, hidden: Tensor) -> Tensor:
+        """The head applied to hidden states [..., D], float32 [...], inside autocast too: a score in bf16 has three
+        digits, and differences between scores are what is learned from."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(hidden.float(), self.head.weight.float()).squeeze(-1)
 
     forward = values
+
+
+@torch.no_grad()
+def fold_bias(model: ScalarModel) -> bool:
+    """Move the bias into the shift of the last LayerNorm, where there is one: the same scores without a bias.
+
+    A head w reads y = norm(x) + shift, so a shift of -bias w / |w|^2 takes the bias off. RMSNorm has no shift, and
+    nothing linear in its output is constant: there it returns False and changes nothing.
+    """
+    trunk = model.trunk
+    if not isinstance(trunk, GPT):
+        return False
+    last = trunk.final_norm if trunk.final_norm is not None else cast(Block, trunk.blocks[-1]).mlp_norm
+    if not isinstance(last, nn.LayerNorm) or not model.head.weight.any():
+        return False
+    w_D = model.head.weight[0].double()
+    last.bias.sub_((model.bias.double() * w_D / w_D.square().sum()).to(last.bias.dtype))
+    model.bias.zero_()
+    return True
 
 
 def value_model_from(reward_model: ScalarModel) -> ScalarModel:
