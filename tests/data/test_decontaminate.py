@@ -1,6 +1,6 @@
 import numpy as np
 
-from wuya.data.decontaminate import EvaluationNgrams, analysis_ngram_words, clean, rare_ngrams
+from wuya.data.decontaminate import EvaluationNgrams, clean, rare_ngrams
 from wuya.data.words import words_of
 
 QUESTION = "Which of the seven wonders of the ancient world stood longest before an earthquake finally brought it down?"
@@ -67,9 +67,3 @@ def test_examples_too_short_to_check_are_counted() -> None:
 
 def test_untouched_documents_stay_whole_however_short() -> None:
     assert clean("short", []) == (["short"], "")
-
-
-def test_analysis_uses_the_fifth_percentile_between_8_and_13() -> None:
-    assert analysis_ngram_words([3] * 100) == 8
-    assert analysis_ngram_words([10] * 100) == 10
-    assert analysis_ngram_words([40] * 100) == 13

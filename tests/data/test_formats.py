@@ -12,14 +12,13 @@ from wuya.data.formats import (
     read_demonstrations,
     read_prompts,
     read_rankings,
-    write_comparisons,
     write_demonstrations,
     write_prompts,
     write_rankings,
 )
 from wuya.errors import DataError
 from wuya.files import BadRows
-from wuya.records import Candidate, Comparison, Demonstration, Message, Prompt, Ranking
+from wuya.records import Candidate, Demonstration, Message, Prompt, Ranking
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Caw!"}
 HH = "\n\nHuman: Hi\n\nAssistant: Hm?\n\nHuman: Well\n\nAssistant:"
@@ -132,6 +131,7 @@ def test_rankings_in_native_and_ordered_form(tmp_path: Path) -> None:
         ({"prompt": "Hi", "candidates": ["a", "b"], "ranks": [1.0, 2.0]}, "whole numbers"),
         ({"prompt": "Hi", "candidates": ["a", 3], "ranks": [1, 2]}, "a candidate is a text"),
         ({"prompt": "Hi", "candidates": "ab", "ranks": [1, 2]}, "not a list"),
+        ({"prompt": "Hi", "candidates": ["a", "b", "a"], "ranks": [1, 2, 3]}, "two answers are the same text"),
     ],
 )
 def test_a_bad_ranking_is_a_named_row(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
@@ -143,6 +143,20 @@ def test_a_bad_ranking_is_a_named_row(tmp_path: Path, row: dict[str, Any], reaso
     assert "rows.jsonl:2: " in bad.summary() and reason in bad.summary()
     with pytest.raises(DataError, match=r"rows\.jsonl:2: "):
         list(read_rankings(write(tmp_path, good, row)))
+
+
+def test_the_same_text_may_tie_with_itself_and_lose_when_it_was_cut_off(tmp_path: Path) -> None:
+    cut = {"text": "a", "finished": False}
+    rows = [
+        {"prompt": "Hi", "candidates": ["a", "a", "b"], "ranks": [1, 1, 2]},
+        {"prompt": "Hi", "candidates": ["a", cut, "b"], "ranks": [1, 3, 2]},
+    ]
+    assert [ranking.ranks for ranking in read_rankings(write(tmp_path, *rows))] == [(1, 1, 2), (1, 3, 2)]
+    for order in ([0, 1, 2], [[0, 2], 1]):
+        bad = BadRows()
+        with pytest.raises(DataError):
+            list(read_rankings(write(tmp_path, {"prompt": "Hi", "responses": ["a", "a", "b"], "ranking": order}), bad))
+        assert "two answers are the same text" in bad.summary()
 
 
 @pytest.mark.parametrize(
@@ -219,8 +233,7 @@ def test_equal_prompts_have_equal_ids_unless_the_row_names_one(tmp_path: Path) -
 
 def test_what_we_write_we_read_back(tmp_path: Path) -> None:
     prompt = Prompt("p1", (Message("system", "Be"), Message("user", "Hi \u4e4c\n")), source="chat", author="h4sh")
-    demonstration = Demonstration(prompt, "Caw!", labeler="ann")
-    comparison = Comparison(prompt, "good", "bad", labeler="ann", group="g")
+    demonstration = Demonstration(prompt, Message("assistant", "Caw!"), labeler="ann")
     ranking = Ranking(
         prompt,
         (
@@ -237,18 +250,17 @@ def test_what_we_write_we_read_back(tmp_path: Path) -> None:
     )
     write_prompts(tmp_path / "p.jsonl", [prompt])
     write_demonstrations(tmp_path / "d.jsonl", [demonstration])
-    write_comparisons(tmp_path / "c.jsonl", [comparison])
     write_rankings(tmp_path / "r.jsonl", [ranking])
     assert list(read_prompts(tmp_path / "p.jsonl")) == [prompt]
     assert list(read_demonstrations(tmp_path / "d.jsonl")) == [demonstration]
-    assert list(read_comparisons(tmp_path / "c.jsonl")) == [comparison]
     assert list(read_rankings(tmp_path / "r.jsonl")) == [ranking]
     assert list(read_prompts(tmp_path / "r.jsonl")) == [prompt]
 
 
-def test_real_human_comparisons_and_rankings_read_without_a_bad_row(test_data: Path) -> None:
-    bad = BadRows()
+def test_real_human_comparisons_and_rankings_read_without_a_bad_row_but_contradictions(test_data: Path) -> None:
+    bad, contradictions = BadRows(), BadRows()
     assert len(list(read_comparisons(test_data / "hh-rlhf" / "dev.jsonl.gz", bad))) == 428
-    assert len(list(read_rankings(test_data / "zh" / "oasst_rankings.jsonl.gz", bad))) == 592
+    assert len(list(read_rankings(test_data / "zh" / "oasst_rankings.jsonl.gz", contradictions))) == 587
+    assert contradictions.count == 5 and all("the same text" in example for example in contradictions.examples)
     assert len(list(read_demonstrations(test_data / "zh" / "oasst_sft.jsonl.gz", bad))) == 568
     assert bad.count == 0

@@ -8,6 +8,7 @@ import pytest
 
 from wuya.data.shards import TokenShards, write_shards
 from wuya.errors import DataError
+from wuya.tokenizer.bpe import train_tokenizer
 
 
 def arrays(count: int, *, seed: int = 0, vocab_size: int = 1000) -> list[np.ndarray]:
@@ -90,6 +91,35 @@ def test_windows_outside_and_foreign_vocabularies_are_refused(tmp_path: Path) ->
     for start, length in ((-1, 2), (99, 2), (0, 101)):
         with pytest.raises(IndexError):
             shards.window(start, length)
-    shards.check_vocabulary(1000)
+
+
+def test_shards_know_their_tokenizer_by_what_it_does_not_by_its_size(tmp_path: Path) -> None:
+    texts = ["aa ab ac ad aa ab ac", "xx xy xz xw xx xy xz"]
+    one, other = (train_tokenizer([text * 9], vocab_size=270) for text in texts)
+    assert one.vocab_size == other.vocab_size
+
+    def shards(name: str, **facts: object) -> TokenShards:
+        return TokenShards(write_shards(tmp_path / name, [np.arange(9)], vocab_size=one.vocab_size, manifest=facts))
+
+    marked = shards("marked", tokenizer_fingerprint=one.fingerprint)
+    marked.check_tokenizer(one)
+    with pytest.raises(DataError, match="belong to another tokenizer"):
+        marked.check_tokenizer(other)
+    shards("foreign").check_tokenizer(other)  # nobody said whose they are
+    larger = train_tokenizer([texts[0] * 9], vocab_size=265)
+    with pytest.raises(DataError, match="belong to another tokenizer"):
+        shards("foreign2").check_tokenizer(larger)
+
+
+def test_shards_of_older_versions_find_their_tokenizer_in_the_folder_above(tmp_path: Path) -> None:
+    one, other = (train_tokenizer([text * 9], vocab_size=265) for text in ("aa ab ac", "xx xy xz"))
+    facts = {"fingerprint": "f", "tokenizer": {"fingerprint": one.fingerprint}}
+    (tmp_path / "manifest.json").write_text(json.dumps(facts))
+    size = one.vocab_size
+    folder = write_shards(tmp_path / "train", [np.arange(9)], vocab_size=size, manifest={"fingerprint": "f"})
+    shards = TokenShards(folder)
+    shards.check_tokenizer(one)
     with pytest.raises(DataError, match="another tokenizer"):
-        shards.check_vocabulary(999)
+        shards.check_tokenizer(other)
+    elsewhere = write_shards(tmp_path / "else", [np.arange(9)], vocab_size=size, manifest={"fingerprint": "g"})
+    TokenShards(elsewhere).check_tokenizer(other)

@@ -1,4 +1,6 @@
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +60,13 @@ def test_results_come_in_the_order_of_the_batches(num_workers: int) -> None:
 def test_a_worker_that_dies_is_reported_with_a_way_out() -> None:
     with pytest.raises(RunError, match="worker process died"), Workers(0, 2) as workers:
         list(workers.map(die, [[1], [2]]))
+
+
+def test_without_semaphores_one_process_does_the_work(
+    no_file_beyond: Callable[[int], AbstractContextManager[None]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with no_file_beyond(0):  # a semaphore is a small file in /dev/shm
+        workers = Workers(10, 2)
+    with workers:
+        assert list(workers.map(double, [[1], [2]])) == [([1], [10]), ([2], [20])]
+    assert "warning: one process works instead of 2" in capsys.readouterr().err

@@ -3,6 +3,8 @@
 import json
 import pickle
 import random
+import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 
 from tests.tokenizer.conftest import TEXT
 from wuya.errors import ConfigError, DataError
-from wuya.tokenizer import bpe
+from wuya.tokenizer import texts as raw
 from wuya.tokenizer.bpe import SMALLEST_VOCABULARY, SPECIAL_TOKENS, Tokenizer, train_tokenizer
 from wuya.tokenizer.pre_tokenizers import QWEN2_PATTERN
 from wuya.tokenizer.tiktoken_twin import BYTE_OF, probe_texts
@@ -126,6 +128,30 @@ def test_long_white_space_takes_the_slow_path_with_equal_ids(tokenizer: Tokenize
     assert ids == tokenizer._twin.encode_ordinary(text) == tokenizer.encode_batch([text])[0]
 
 
+def test_encoding_a_long_text_lets_other_threads_run_and_gives_the_same_ids(tokenizer: Tokenizer) -> None:
+    text = "the cat sat" + " " * 262_144 + "on the mat"  # the slow path: `encode` of the library holds the lock
+    short = tokenizer._backend.encode(text, add_special_tokens=False).ids
+    gaps, stop = [0.0], threading.Event()
+
+    def beat() -> None:
+        last = time.perf_counter()
+        while not stop.is_set():
+            time.sleep(0.001)
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    began = time.perf_counter()
+    ids = tokenizer.encode(text)
+    seconds = time.perf_counter() - began
+    stop.set()
+    thread.join()
+    assert ids == short
+    assert max(gaps) < max(0.1, 0.7 * seconds)
+
+
 def test_token_bytes_count_the_bytes_of_text_and_nothing_for_specials(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(TEXT)
     assert tokenizer.token_bytes[ids].sum() == len(TEXT.encode())
@@ -141,9 +167,9 @@ def test_training_is_deterministic_and_independent_of_how_text_is_cut(monkeypatc
     texts = [TEXT, "Second line.\nThird  line.\n\n\n  Fourth.\r\n\r\nFifth"] * 20
     first = train_tokenizer(texts, vocab_size=400)
     assert train_tokenizer(iter(texts), vocab_size=400).fingerprint == first.fingerprint
-    cut = bpe._training_pieces
+    cut = raw.training_pieces
     assert len(list(cut(texts, 20))) > len(texts)
-    monkeypatch.setattr(bpe, "_training_pieces", lambda texts: cut(texts, 20))
+    monkeypatch.setattr(raw, "training_pieces", lambda texts: cut(texts, 20))
     assert train_tokenizer(texts, vocab_size=400).fingerprint == first.fingerprint
 
 

@@ -11,6 +11,7 @@ from wuya.tokenizer.chat_format import (
     CHATML,
     PLAIN,
     EncodedChat,
+    encode_answer,
     encode_chat,
     encode_prompt,
     fit_prompt,
@@ -115,8 +116,11 @@ def test_a_chat_starts_with_the_ids_of_its_prompt_whatever_the_answer(tokenizer:
     chat = messages_of([("system", "Be kind."), ("user", "Hi\n"), ("assistant", answer)])
     prompt, encoded = encode_prompt(tokenizer, chat[:-1]), encode_chat(tokenizer, chat)
     assert encoded.ids[: len(prompt)] == prompt
-    assert encoded.ids[len(prompt) :] == [*tokenizer.encode(answer), tokenizer.eos_id, *tokenizer.encode("\n")]
-    assert encoded.mask == [0] * len(prompt) + [1] * (len(tokenizer.encode(answer)) + 1) + [0]
+    learned = [*tokenizer.encode(answer), tokenizer.eos_id]
+    assert encode_answer(tokenizer, chat[:-1], answer) == learned
+    assert encoded.ids[len(prompt) :][: len(learned)] == learned
+    assert encoded.mask[: len(prompt) + len(learned)] == [0] * len(prompt) + [1] * len(learned)
+    assert not any(encoded.mask[len(prompt) + len(learned) :])
 
 
 def test_control_tokens_in_messages_stay_text(tokenizer: Tokenizer) -> None:
@@ -135,7 +139,8 @@ def test_last_only_learns_the_last_answer(tokenizer: Tokenizer) -> None:
         tokenizer.decode([id for id, learned in zip(encoded.ids, encoded.mask, strict=True) if learned])
         == "d<|im_end|>"
     )
-    assert not any(encode_chat(tokenizer, chat[:3], last_only=True).mask)
+    with pytest.raises(DataError, match="to be learned"):
+        encode_chat(tokenizer, chat[:3], last_only=True)
 
 
 def test_templates_that_strip_contents_are_followed(tokenizer: Tokenizer) -> None:
@@ -168,12 +173,13 @@ def test_models_without_chat_tokens_have_a_plain_template(tokenizer: Tokenizer) 
     assert encoded.ids[: len(prompt)] == prompt
 
 
-def test_templates_that_rewrite_contents_beyond_recognition_are_refused(tokenizer: Tokenizer) -> None:
+def test_what_a_template_makes_of_an_answer_is_what_is_learned(tokenizer: Tokenizer) -> None:
     shouting = with_template(
         tokenizer, "{% for m in messages %}<|im_start|>{{ m.content | upper }}<|im_end|>{% endfor %}"
     )
-    with pytest.raises(DataError, match="rewrites"):
-        encode_chat(shouting, messages_of([("user", "hi"), ("assistant", "ho")]))
+    chat = messages_of([("user", "hi"), ("assistant", "ho")])
+    shown = show_example(shouting, encode_chat(shouting, chat))
+    assert shown.endswith("<|im_start|>HI<|im_end|><|im_start|>[[HO<|im_end|>]]")
 
 
 def test_what_a_template_or_a_chat_can_do_wrong_is_a_data_error(tokenizer: Tokenizer) -> None:

@@ -135,22 +135,31 @@ class PackedRows:
         return float((self.segments_NT >= 0).float().mean()) if len(self) else 0.0
 
 
-def pack_rows(encoded: Sequence[EncodedChat], *, context_length: int, pad_id: int = 0) -> PackedRows:
-    """Best-fit decreasing: each chat, longest first, goes where it leaves the least room. Shuffle rows before training.
+def best_fit(lengths: Sequence[int], context_length: int) -> list[list[int]]:
+    """Which chats share a row, by index: each, longest first, goes where it leaves the least room.
 
-    The first token of a chat is never learned: in a packed row the token before it belongs to another chat.
+    Chats longer than the row, and empty ones, are left out.
     """
-    fitting = [n for n, chat in enumerate(encoded) if 0 < len(chat.ids) <= context_length]
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, row), sorted
-    for n in sorted(fitting, key=lambda n: -len(encoded[n].ids)):
-        length = len(encoded[n].ids)
-        place = bisect_left(room, (length, -1))
+    for n in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        if not 0 < lengths[n] <= context_length:
+            continue
+        place = bisect_left(room, (lengths[n], -1))
         free, row = room.pop(place) if place < len(room) else (context_length, len(rows))
         if row == len(rows):
             rows.append([])
         rows[row].append(n)
-        insort(room, (free - length, row))
+        insort(room, (free - lengths[n], row))
+    return rows
+
+
+def pack_rows(encoded: Sequence[EncodedChat], *, context_length: int, pad_id: int = 0) -> PackedRows:
+    """Chats in rows of `context_length` tokens, see `best_fit`. Shuffle rows before training.
+
+    The first token of a chat is never learned: in a packed row the token before it belongs to another chat.
+    """
+    rows = best_fit([len(chat.ids) for chat in encoded], context_length)
     shape = (len(rows), context_length)
     ids_NT, mask_NT = torch.full(shape, pad_id), torch.zeros(shape)
     segments_NT, positions_NT = torch.full(shape, -1), torch.zeros(shape, dtype=torch.int64)
@@ -171,6 +180,20 @@ def pack_rows(encoded: Sequence[EncodedChat], *, context_length: int, pad_id: in
         tuple(map(tuple, rows)),
         sum(len(chat.ids) > context_length for chat in encoded),
     )
+
+
+def minibatch_rows(
+    num_rows: int, minibatch_size: int, *, seed: int, update: int, epochs: int = 1, rank: int = 0, world_size: int = 1
+) -> Iterator[Tensor]:
+    """This rank's rows of each minibatch: a fresh partition of all rows for each (seed, update, epoch).
+
+    Row number g of all ranks lives on rank g % world_size as its row g // world_size, so a minibatch is the same set
+    for any number of processes. Nothing is kept between calls: a resumed run draws the same.
+    """
+    for epoch in range(epochs):
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + update) * 1_009 + epoch)
+        for part in torch.split(torch.randperm(num_rows, generator=generator), minibatch_size):
+            yield part[part % world_size == rank] // world_size
 
 
 def pad_right(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -143,7 +143,7 @@ def _exchanges_of(chat: Chat) -> Iterator[Demonstration]:
         messages = tuple(Message(roles[(num_turns - 1 - i) % 2], turn.text) for i, turn in enumerate(turns))
         author = hashlib.sha256(turns[-1].sender.encode()).hexdigest()[:12]
         prompt = Prompt(f"{chat.id}/{position}", messages, source="chitchat", author=author)
-        yield Demonstration(prompt, chat.turns[position].text, labeler="human")
+        yield Demonstration(prompt, Message("assistant", chat.turns[position].text), labeler="human")
 
 
 def _turns(raw: list[list[dict[str, str]]]) -> Iterator[Turn]:

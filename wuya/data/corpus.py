@@ -173,9 +173,12 @@ def _text_of(row: dict[str, Any], text_field: str) -> tuple[str, str]:
     """(text, "") or ("", why there is none)."""
     if text_field not in row and "messages" in row:
         try:
-            text = "\n".join(f"{message['role']}: {message['content']}" for message in row["messages"])
+            turns = [(message["role"], message["content"]) for message in row["messages"]]
         except (TypeError, KeyError):
             return "", "`messages` is not a list of {role, content}"
+        if not all(isinstance(content, str) for _, content in turns):
+            return "", "a message has no text: calls of tools have no form in plain text"
+        text = "\n".join(f"{role}: {content}" for role, content in turns)
     else:
         value = row.get(text_field)
         if value is None:

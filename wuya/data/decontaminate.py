@@ -92,11 +92,6 @@ def clean(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[str], str]:
     return fragments, "" if fragments else f"contaminated: no fragment of {MIN_FRAGMENT_CHARS} characters is left"
 
 
-def analysis_ngram_words(example_words: Sequence[int]) -> int:
-    """N of GPT-3's contamination *analysis* (not its filter): the 5th percentile of example length, within 8 to 13."""
-    return int(np.clip(np.percentile(np.asarray(example_words), 5), 8, NGRAM_WORDS))
-
-
 def _windows(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The parts to cut: every collision with 200 characters either side, overlapping ones merged."""
     merged: list[tuple[int, int]] = []

@@ -41,7 +41,7 @@ def evaluation_texts(path: Path | str) -> Iterator[str]:
         for example in value if isinstance(value, list) else [value]:
             yield "\n".join(_strings(example))
     elif kind == ".txt":
-        yield from (line for line in text.splitlines() if line.strip())
+        yield from (line.rstrip("\r") for line in text.split("\n") if line.strip())  # U+2028 ends no example
     else:
         for cells in csv.reader(io.StringIO(text), delimiter="\t" if kind == ".tsv" else ","):
             yield "\n".join(cells)

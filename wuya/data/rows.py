@@ -1,10 +1,11 @@
 """Rows of data files: JSON lines, JSON arrays, parquet and data sets of the Hugging Face hub, as a stream of dicts."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from wuya.data.frozen import frozen_manifest
 from wuya.errors import ConfigError, DataError
 from wuya.files import BadRows, open_data, read_jsonl
 
@@ -23,7 +24,7 @@ class RaiseOnBadRow(BadRows):
 
 
 def read_rows(path: Path | str, bad: BadRows, *, columns: Sequence[str] | None = None) -> Rows:
-    """Yield (line or row number from 1, row).
+    """Yield (line or row number from 1, row); a frozen file that was changed is refused.
 
     Args:
         path: a `.jsonl`, `.ndjson`, `.json` (an array) or `.parquet` file, or `hf:org/name[/config][:split]`.
@@ -32,6 +33,7 @@ def read_rows(path: Path | str, bad: BadRows, *, columns: Sequence[str] | None =
     if str(path).startswith("hf:"):
         return _read_hub(HubName.parse(str(path)))
     path = Path(path)
+    frozen_manifest(path)
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
         return _read_parquet(path, columns)
@@ -43,12 +45,13 @@ def _read_json(path: Path, bad: BadRows) -> Rows:
     with open_data(path) as file:
         try:
             data = json.loads(file.read())
+        except json.JSONDecodeError as error:
+            if error.msg == "Extra data":  # rows one to a line, as much of the hub's .json is
+                yield from read_jsonl(path, bad)
+                return
+            raise _not_json(path, error) from error
         except (ValueError, EOFError, OSError, RecursionError) as error:
-            raise DataError(
-                f"`{path}` is not JSON",
-                found=str(error)[:200],
-                hint="one JSON array of objects; rows go in .jsonl files",
-            ) from error
+            raise _not_json(path, error) from error
     if not isinstance(data, list):
         raise DataError(f"`{path}` holds no JSON array of objects", found=type(data).__name__)
     for number, row in enumerate(data, start=1):
@@ -56,6 +59,11 @@ def _read_json(path: Path, bad: BadRows) -> Rows:
             yield number, row
         else:
             bad.add(path, number, f"expected a JSON object {{...}}, found {type(row).__name__}")
+
+
+def _not_json(path: Path, error: Exception) -> DataError:
+    hint = "one JSON array of objects; rows go in .jsonl files"
+    return DataError(f"`{path}` is not JSON", found=str(error)[:200], hint=hint)
 
 
 def _read_parquet(path: Path, columns: Sequence[str] | None) -> Rows:
@@ -73,9 +81,16 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> Rows:
             for batch in file.iter_batches(batch_size=1024, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, row
-    except pyarrow.ArrowException as error:
+                    yield number, _without_nulls(row)
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # OSError: what its Thrift reader raises
         raise DataError(f"`{path}` is not a readable parquet file", found=str(error)[:200]) from error
+
+
+def _without_nulls(value: Any) -> Any:
+    """A row of Arrow's without the fields that are null: all rows have the fields of all others there."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 class HubName(NamedTuple):
@@ -112,7 +127,7 @@ def _read_hub(hub: HubName) -> Rows:
     try:
         for row in datasets.load_dataset(hub.name, hub.config, split=hub.split, streaming=True):
             number += 1
-            yield number, dict(row)
+            yield number, _without_nulls(row)
     except GeneratorExit:
         raise
     except Exception as error:  # network, unknown name or split, gated, broken file: `datasets` raises dozens of kinds

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wuya.errors import DataError
-from wuya.files import atomic_folder, sha256_file, to_json
+from wuya.data.batches import PretrainingBatches
+from wuya.errors import ConfigError, DataError
+from wuya.files import atomic_folder, is_plain_name, read_json_object, sha256_file, to_json
+from wuya.tokenizer.bpe import Tokenizer
 
 FORMAT = "wuya-shards-1"
 SHARD_TOKENS = 1 << 26
@@ -99,6 +101,23 @@ def _by_shard(
         yield one_shard()
 
 
+def _problem(manifest: dict[str, Any]) -> str:
+    """What is wrong with a manifest; empty when it says all that is read."""
+    shards = manifest.get("shards")
+    if manifest.get("dtype") not in ("uint16", "uint32"):
+        return f"dtype: {str(manifest.get('dtype'))[:40]}"
+    if not isinstance(shards, list) or not all(isinstance(shard, dict) for shard in shards):
+        return "shards is no list of objects"
+    counts = [manifest.get("vocab_size"), manifest.get("num_tokens"), *(shard.get("num_tokens") for shard in shards)]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        return "vocab_size and num_tokens must be counts"
+    if manifest["num_tokens"] != sum(shard["num_tokens"] for shard in shards):
+        return f"num_tokens is {manifest['num_tokens']}, its shards have {sum(shard['num_tokens'] for shard in shards)}"
+    names = [shard.get("file") for shard in shards]
+    outside = [name for name in names if not is_plain_name(name)]
+    return f"a shard's file is {str(outside[0])[:80]}" if outside else ""
+
+
 class TokenShards:
     """A folder of shards as one long array of token ids."""
 
@@ -112,15 +131,14 @@ class TokenShards:
                 found=found,
                 hint="make them: `wuya prepare --help`",
             )
-        try:
-            self.manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"`{file}` is not JSON", found=str(error)) from error
+        self.manifest: dict[str, Any] = read_json_object(file)
         if self.manifest.get("format") != FORMAT:
             raise DataError(f"`{file}` is not a manifest of token shards", found=str(self.manifest.get("format")))
+        if problem := _problem(self.manifest):
+            raise DataError(f"`{file}` is damaged", found=problem, hint="make the shards again: `wuya prepare --help`")
         self.dtype = np.dtype(self.manifest["dtype"]).newbyteorder("<")
-        self.vocab_size = int(self.manifest["vocab_size"])
-        self.num_tokens = int(self.manifest["num_tokens"])
+        self.vocab_size: int = self.manifest["vocab_size"]
+        self.num_tokens: int = self.manifest["num_tokens"]
         self._files = [self.folder / shard["file"] for shard in self.manifest["shards"]]
         self._starts = np.cumsum([0, *(shard["num_tokens"] for shard in self.manifest["shards"])])
         for path, shard in zip(self._files, self.manifest["shards"], strict=True):
@@ -153,17 +171,61 @@ class TokenShards:
             start, length, first = start + len(part), length - len(part), first + 1
         return np.concatenate(parts) if len(parts) != 1 else np.asarray(parts[0])
 
-    def check_vocabulary(self, vocab_size: int) -> None:
-        """Refuse a model or tokenizer with another vocabulary than the shards were written with."""
-        if vocab_size != self.vocab_size:
-            raise DataError(
-                f"the token shards `{self.folder}` belong to another tokenizer",
-                found=f"shards: vocab_size {self.vocab_size}, tokenizer: {vocab_size}",
-                hint="prepare the corpus with this tokenizer: `wuya prepare --help`",
-            )
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """The tokenizer that wrote the shards; empty where nobody wrote it down.
+
+        `wuya prepare` keeps it in each manifest; shards of older versions have it in the folder above.
+        """
+        if own := self.manifest.get("tokenizer_fingerprint"):
+            return str(own)
+        try:
+            above = json.loads((self.folder.parent / "manifest.json").read_text(encoding="utf-8"))
+            same_run = above["fingerprint"] == self.manifest["fingerprint"]
+            return str(above["tokenizer"]["fingerprint"]) if same_run else ""
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Refuse a tokenizer that gives other ids than the one the shards were written with, whatever its size."""
+        same = self.tokenizer_fingerprint in ("", tokenizer.fingerprint)
+        if tokenizer.vocab_size == self.vocab_size and same:
+            return
+        theirs = f"{self.vocab_size} tokens, fingerprint {self.tokenizer_fingerprint[:12] or 'unknown'}"
+        raise DataError(
+            f"the token shards `{self.folder}` belong to another tokenizer",
+            found=f"shards: {theirs}; tokenizer: {tokenizer.vocab_size} tokens, {tokenizer.fingerprint[:12]}",
+            hint="prepare the corpus with this tokenizer: `wuya prepare --help`",
+        )
 
     def verify(self) -> None:
         """Compare each file with its SHA-256; reads everything."""
         for path, shard in zip(self._files, self.manifest["shards"], strict=True):
-            if sha256_file(path) != shard["sha256"]:
+            if sha256_file(path) != shard.get("sha256"):
                 raise DataError(f"`{path}` differs from its SHA-256 in the manifest", hint="make the shards again")
+
+
+def pretraining_batches(
+    folder: Path,
+    tokenizer: Tokenizer,
+    *,
+    ptx_context_length: int,
+    batch_size: int,
+    context_length: int,
+    seed: int,
+) -> PretrainingBatches:
+    """Windows of pre-training text for PPO-ptx, in a seeded order of their own.
+
+    Args:
+        ptx_context_length: tokens of a window; at most `context_length`, the model's.
+        batch_size: windows per optimizer step, over all ranks.
+    """
+    if ptx_context_length > context_length:
+        raise ConfigError(
+            "`ptx_context_length` is longer than the policy's context",
+            found=f"{ptx_context_length} > {context_length}",
+            hint=f"`--ptx_context_length {context_length}`",
+        )
+    shards = TokenShards(folder)
+    shards.check_tokenizer(tokenizer)
+    return PretrainingBatches(shards, context_length=ptx_context_length, batch_size=batch_size, seed=seed)

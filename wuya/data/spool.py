@@ -21,13 +21,13 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from wuya.console import warn
 from wuya.data.words import Ints
 from wuya.errors import RunError
 
 BatchT = TypeVar("BatchT")
 ResultT = TypeVar("ResultT")
 StateT = TypeVar("StateT")
-GATHER_ROWS = 4096
 _worker_state: Any = None
 
 
@@ -127,16 +127,7 @@ class Workers(Generic[StateT]):
         """
         self._state = state
         self._num_workers = num_workers
-        self._pool = (
-            ProcessPoolExecutor(
-                num_workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker,
-                initargs=(state,),
-            )
-            if num_workers > 1
-            else None
-        )
+        self._pool = _pool(num_workers, state) if num_workers > 1 else None
 
     def __enter__(self) -> Self:
         return self
@@ -169,6 +160,16 @@ class Workers(Generic[StateT]):
     ) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=kind is None, cancel_futures=True)
+
+
+def _pool(num_workers: int, state: object) -> ProcessPoolExecutor | None:
+    """A pool, or None with a warning where the system gives no semaphores: a container whose /dev/shm is gone."""
+    context = multiprocessing.get_context("spawn")
+    try:
+        return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker, initargs=(state,))
+    except (OSError, ImportError) as error:
+        warn(f"one process works instead of {num_workers}: no semaphores here, which lie in /dev/shm ({error})")
+        return None
 
 
 def _start_worker(state: object) -> None:

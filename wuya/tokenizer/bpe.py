@@ -5,10 +5,8 @@ so the original could not be restored), and all 256 bytes are tokens. Training a
 `tokenizers`.
 """
 
-import codecs
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -16,16 +14,28 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, decoders, models, processors, trainers
 from tokenizers import Tokenizer as Backend
+from tokenizers import models, trainers
 
 from wuya.errors import ConfigError, DataError
 from wuya.files import write_atomic
-from wuya.tokenizer.foreign import foreign_bytes, read_settings, read_template, token_content
-from wuya.tokenizer.pre_tokenizers import PreTokenizerName, named_pre_tokenizer
+from wuya.tokenizer import texts as raw
+from wuya.tokenizer.control_tokens import ControlTokens
+from wuya.tokenizer.decoding import TokenDecoder
+from wuya.tokenizer.foreign import read_backend, read_settings, read_template, token_content
+from wuya.tokenizer.pre_tokenizers import (
+    PreTokenizerName,
+    byte_level_backend,
+    make_byte_level,
+    special_token,
+)
+from wuya.tokenizer.prompt_memory import PromptMemory
 from wuya.tokenizer.rust_trainer import learned_tokens, merges_of
+from wuya.tokenizer.template_facts import TemplateFacts, template_facts
 from wuya.tokenizer.templates import CHATML
-from wuya.tokenizer.tiktoken_twin import BYTE_OF, LONG_WHITESPACE, proven_twin, token_to_bytes
+from wuya.tokenizer.texts import encode_text, without_surrogates
+from wuya.tokenizer.tiktoken_twin import BYTE_OF, overflows_tiktoken, proven_twin
+from wuya.tokenizer.turn_end import TurnEnd, as_list, decide_turn_end, split_ends
 
 DOCUMENT_END = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -39,19 +49,30 @@ SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 class Tokenizer:
     """Text to token ids and back, from one `tokenizer.json`."""
 
-    def __init__(self, backend: Backend, settings: Mapping[str, Any], *, chat_template: str = "") -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Mapping[str, Any],
+        *,
+        chat_template: str = "",
+        end_ids: Sequence[object] = (),
+        template_name: str = "the chat template",
+    ) -> None:
         """Args:
         backend: the `tokenizers` object that holds vocabulary and merges.
         settings: what stands in tokenizer_config.json; names the end, padding and beginning tokens.
         chat_template: Jinja source; empty when the model has none.
+        end_ids: further tokens that end an answer, as the model's files name them.
+        template_name: what messages call the template.
         """
         self._backend = backend
         self._backend.encode_special_tokens = True  # specials in a text are text; we place the real ones ourselves
         self._settings = dict(settings)
-        self.chat_template = chat_template
-        added = backend.get_added_tokens_decoder()
-        self.special_ids: dict[str, int] = {token.content: id for id, token in sorted(added.items()) if token.special}
-        self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.prompts = PromptMemory()
+        self.chat_template, self.template_name, self._end_ids = chat_template, template_name, tuple(end_ids)
+        self._added = dict(sorted(backend.get_added_tokens_decoder().items()))
+        self._special = {token.content: id for id, token in self._added.items() if token.special}
+        self.vocab_size: int = raw.vocabulary_size(backend.get_vocab(with_added_tokens=True))
         self.eos_token: str = self._named("eos_token", (TURN_END, DOCUMENT_END, "<|end_of_text|>", "</s>"))
         self.document_end_token: str = self._first((DOCUMENT_END, "<|end_of_text|>", "</s>")) or self.eos_token
         self.pad_token: str = self._named("pad_token", (self.document_end_token,))
@@ -60,8 +81,7 @@ class Tokenizer:
         self.document_end_id = self._id(self.document_end_token)
         self.pad_id = self._id(self.pad_token)
         self.bos_id: int | None = self._id(self.bos_token) if self.bos_token else None
-        self._special_pattern = re.compile("|".join(map(re.escape, sorted(self.special_ids, key=len, reverse=True))))
-        self._twin = proven_twin(backend)
+        self._twin = proven_twin(backend, self.control_ids)
 
     # -- places
 
@@ -70,21 +90,14 @@ class Tokenizer:
         """Read a folder with tokenizer.json (and tokenizer_config.json, chat_template.jinja), or that file itself."""
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
-        if not file.is_file():
-            found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing" if path.is_dir() else ""
-            raise DataError(
-                f"`{file}` does not exist",
-                found=found,
-                hint="train a tokenizer: `wuya tokenizer --inputs text.txt --vocab_size 4096 --out runs/tokenizer`",
-            )
-        try:
-            backend = Backend.from_str(file.read_text(encoding="utf-8"))
-        except Exception as error:  # `tokenizers` raises bare Exception for every kind of malformed file
-            raise DataError(
-                f"`{file}` is not a tokenizer.json", found=str(error)[:200], hint="get the file again, or retrain"
-            ) from error
+        backend = read_backend(file)
         settings = read_settings(file.with_name("tokenizer_config.json"))
-        return cls(backend, settings, chat_template=read_template(file.with_name("chat_template.jinja"), settings))
+        template, place = read_template(file.with_name("chat_template.jinja"), settings)
+        generation = read_settings(file.with_name("generation_config.json"))
+        return cls(
+            backend, settings, chat_template=template, end_ids=as_list(generation.get("eos_token_id")),
+            template_name=f"the chat template in `{place}`",
+        )  # fmt: skip
 
     @classmethod
     def from_parts(
@@ -98,27 +111,22 @@ class Tokenizer:
         pad_token: str,
         bos_token: str | None = None,
         chat_template: str = "",
+        added_tokens: Mapping[str, int] | None = None,
+        end_ids: Sequence[object] = (),
+        template_name: str = "the chat template",
     ) -> "Tokenizer":
-        """Build a byte-level BPE tokenizer from what a GGUF file holds.
+        """Build a byte-level BPE tokenizer of a known family.
 
         Args:
             vocab: token (spelled in GPT-2's byte characters) -> id, specials included or not.
             merges: pairs of tokens in the order they were learned.
             pre_tokenizer: GGUF's `tokenizer.ggml.pre`.
             special_tokens: control token -> id.
+            added_tokens: user-defined token -> id: found whole in every text, not cut by the pre-tokenizer.
         """
-        backend = Backend(models.BPE(vocab=vocab, merges=list(merges), ignore_merges=pre_tokenizer == "llama3"))
-        _make_byte_level(backend, pre_tokenizer)
-        backend.add_special_tokens(
-            [_special(token) for token, _ in sorted(special_tokens.items(), key=lambda item: item[1])]
-        )
-        for token, id in special_tokens.items():
-            if backend.token_to_id(token) != id:
-                raise DataError(
-                    f"special token `{token}` cannot have id {id}", found=f"id {backend.token_to_id(token)}"
-                )
+        backend = byte_level_backend(vocab, merges, pre_tokenizer, special_tokens, added_tokens or {})
         settings = {"eos_token": eos_token, "pad_token": pad_token, "bos_token": bos_token}
-        return cls(backend, settings, chat_template=chat_template)
+        return cls(backend, settings, chat_template=chat_template, end_ids=end_ids, template_name=template_name)
 
     def save(self, folder: Path | str) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which transformers, vLLM and llama.cpp read."""
@@ -139,12 +147,11 @@ class Tokenizer:
 
     def to_json(self) -> str:
         """What stands in tokenizer.json."""
-        text: str = self._backend.to_str()
-        return text
+        return str(self._backend.to_str())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as text, so that worker processes can have a copy."""
-        return _unpickle, (self._backend.to_str(), self._settings, self.chat_template)
+        return _unpickle, (self._backend.to_str(), self._settings, self._parts)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -160,96 +167,162 @@ class Tokenizer:
             allow_special: read `<|im_end|>` and the like as control tokens. Never for text a person typed: without it
                 they are ordinary characters, so nobody can end a turn or open a system message by typing it.
         """
-        if not allow_special or not self.special_ids:
-            return self._encode_plain(text)
-        return [id for piece in self.split_special(text) for id in self._encode_piece(piece)]
+        return self.encode_rendered(text) if allow_special else self._encode_plain(text)
+
+    def encode_document(self, text: str) -> list[int]:
+        """Token ids of a text that stands alone, as `transformers` gives them: with the frame, a BOS token mostly."""
+        return [*self.frame[0], *self._encode_plain(text), *self.frame[1]]
+
+    @cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer's post-processor puts before and behind a text; templates write theirs themselves."""
+        return raw.frame_of(self._backend)
+
+    @property
+    def document_start(self) -> list[int]:
+        """What a raw text is read after: the tokenizer's own beginning, else the end of another document."""
+        return self.frame[0] or [self.document_end_id]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts (specials are text), on all cores."""
-        texts = [_without_surrogates(text) for text in texts]
-        if self._twin is not None and not any(_overflows_tiktoken(text) for text in texts):
+        texts = [without_surrogates(text) for text in texts]
+        if self._twin is not None and not any(overflows_tiktoken(text) for text in texts):
             return self._twin.encode_ordinary_batch(texts)
+        if self._control.needs_marks:
+            return self._control.encode_batch(texts)
         return [encoding.ids for encoding in self._backend.encode_batch(texts, add_special_tokens=False)]
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Token ids of any bytes, UTF-8 or not: what is no character is spelled byte by byte."""
+        pieces = raw.stray_bytes(data)
+        found = [self._encode_plain(p) if isinstance(p, str) else [self._byte_id(p)] for p in pieces]
+        return [id for ids in found for id in ids]
+
+    def encode_rendered(self, text: str, show: Callable[[str], str] = str) -> list[int]:
+        """Token ids of a text whose control tokens count, as `transformers` gives them.
+
+        Args:
+            show: puts back what was hidden in the text before (see `Shield`), which is plain text.
+        """
+        if self._twin is None and self._control.needs_marks:
+            return self._control.encode(without_surrogates(show(self._control.marked(text))))
         ids: list[int] = []
-        for number, piece in enumerate(re.split("([\udc80-\udcff])", data.decode("utf-8", "surrogateescape"))):
-            if number % 2 == 0:
-                ids += self._encode_plain(piece)
-            elif (byte := ord(piece) - 0xDC00) in self._id_of_byte:  # how surrogateescape writes a stray byte
-                ids.append(self._id_of_byte[byte])
-            else:
-                raise DataError(f"the vocabulary has no token for the byte 0x{byte:02x}")
+        for piece in self.split_special(text):
+            ids += [piece] if isinstance(piece, int) else self._encode_plain(show(piece))
         return ids
 
     def split_special(self, text: str) -> list[str | int]:
-        """Cut at special tokens: strings between them, ids for them; no empty strings."""
-        pieces: list[str | int] = []
-        end = 0
-        for match in self._special_pattern.finditer(text) if self.special_ids else ():
-            pieces += [text[end : match.start()], self.special_ids[match.group()]]
-            end = match.end()
-        return [piece for piece in (*pieces, text[end:]) if piece != ""]
+        """Cut at control tokens: strings between them, ids for them; no empty strings."""
+        return self._control.split(text)
 
-    def _encode_piece(self, piece: str | int) -> list[int]:
-        return [piece] if isinstance(piece, int) else self._encode_plain(piece)
+    def control_places(self, text: str) -> Iterator[tuple[int, int, int]]:
+        """(start, stop, id) of the control tokens in a text."""
+        return self._control.places(text)
 
     def _encode_plain(self, text: str) -> list[int]:
-        text = _without_surrogates(text)
-        if self._twin is not None and not _overflows_tiktoken(text):
+        text = without_surrogates(text)
+        if self._twin is not None and not overflows_tiktoken(text):
             return self._twin.encode_ordinary(text)
-        return self._backend.encode(text, add_special_tokens=False).ids
+        if self._control.needs_marks:
+            return self._control.encode(text)
+        return encode_text(self._backend, text)
 
     # -- ids to text
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD."""
-        if self._is_byte_level:
-            return self.decode_bytes(ids, skip_special=skip_special).decode("utf-8", "replace")
-        return self._backend.decode(list(ids), skip_special_tokens=skip_special)
+        return self._decoder.text(ids, self.special_ids.values() if skip_special else ())
 
     def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = False) -> bytes:
         """The exact bytes of token ids. Ids without a token (models pad their vocabulary) give nothing."""
-        table = self._bytes_of
-        specials = set(self.special_ids.values()) if skip_special else ()
-        return b"".join(table[id] for id in ids if 0 <= id < len(table) and id not in specials)
+        return self._decoder.bytes(ids, self.special_ids.values() if skip_special else ())
 
     def decode_stream(self, ids: Iterable[int], *, skip_special: bool = True) -> Iterator[str]:
-        """Text as its tokens arrive: characters that span tokens appear once they are whole."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for id in ids:
-            if text := decoder.decode(self.decode_bytes([id], skip_special=skip_special)):
-                yield text
-        if text := decoder.decode(b"", final=True):
-            yield text
+        """`decode` as tokens arrive: characters that span tokens appear once they are whole."""
+        return self._decoder.stream(ids, self.special_ids.values() if skip_special else ())
+
+    @property
+    def skips_first_space(self) -> bool:
+        """A text begins without the space that its first token spells (SentencePiece)."""
+        return self._decoder.skips_first_space
 
     @cached_property
     def token_bytes(self) -> NDArray[np.int32]:
         """Length in bytes of each token, [vocab_size]; 0 for specials, which are no text (for bits per byte)."""
-        lengths = np.array([len(token) for token in self._bytes_of], dtype=np.int32)
+        lengths = np.array([len(token) for token in self._decoder.table], dtype=np.int32)
         lengths[list(self.special_ids.values())] = 0
         return lengths
 
-    @cached_property
-    def _bytes_of(self) -> list[bytes]:
-        table = [b""] * self.vocab_size
-        added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
-        for token, id in self._backend.get_vocab(with_added_tokens=True).items():
-            known = token_to_bytes(token) if self._is_byte_level and token not in added else None
-            table[id] = known if known is not None else foreign_bytes(token, literal=token in added)
-        return table
+    def _byte_id(self, byte: int) -> int:
+        if (id := self._id_of_byte.get(byte)) is None:
+            raise DataError(f"the vocabulary has no token for the byte 0x{byte:02x}")
+        return id
 
     @cached_property
     def _id_of_byte(self) -> dict[int, int]:
-        return {data[0]: id for id, data in enumerate(self._bytes_of) if len(data) == 1}
+        return {data[0]: id for id, data in enumerate(self._decoder.table) if len(data) == 1}
 
     @cached_property
-    def _is_byte_level(self) -> bool:
-        """Whether tokens are spelled in byte characters (GPT-2's way); else SentencePiece's or GPT-1's."""
-        return self._backend.decoder is not None and "ByteLevel" in repr(self._backend.decoder)
+    def _decoder(self) -> TokenDecoder:
+        return TokenDecoder(self._backend, self.vocab_size)
 
     # -- special tokens
+
+    @cached_property
+    def template_facts(self) -> TemplateFacts:
+        """What the chat template does, found by rendering probe chats; nothing is known of a tokenizer without one."""
+        if not self.chat_template:
+            return TemplateFacts(refused="there is none")
+        return template_facts(self.chat_template, self.template_variables, [t.content for t in self._added.values()])
+
+    @property
+    def system_prompt(self) -> str:
+        """The system message that the chat template writes into chats without one; empty where it writes none."""
+        return self.template_facts.default_system
+
+    def with_template(self, chat_template: str) -> "Tokenizer":
+        """The same tokenizer with another chat template."""
+        return Tokenizer(self._backend, self._settings, **{**self._parts, "chat_template": chat_template})
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        name = self.template_name
+        return {"chat_template": self.chat_template, "end_ids": self._end_ids, "template_name": name}
+
+    @property
+    def template_variables(self) -> dict[str, str]:
+        """The special tokens that templates may write, by name."""
+        named = {name: token_content(token) for name, token in self._settings.items() if name.endswith("_token")}
+        named |= {"bos_token": self.bos_token, "eos_token": self.eos_token, "pad_token": self.pad_token}
+        return {name: token for name, token in named.items() if token is not None}
+
+    @cached_property
+    def turn_end(self) -> TurnEnd:
+        """The tokens that end an answer."""
+        added = {token.content: id for id, token in self._added.items()}
+        others = [*split_ends(self._end_ids, self.vocab_size)[0], self.document_end_id]
+        return decide_turn_end(self.template_facts, added, self.eos_id, others)
+
+    @property
+    def unknown_ends(self) -> list[object]:
+        """Ends of an answer in the model's files that are no tokens: ids outside the vocabulary, or no ids at all."""
+        return split_ends(self._end_ids, self.vocab_size)[1]
+
+    @cached_property
+    def special_ids(self) -> dict[str, int]:
+        """Tokens that are no text: those flagged `special`, and those that end an answer. Spelling -> id."""
+        ends = set(self.turn_end.ids)
+        return self._special | {token.content: id for id, token in self._added.items() if id in ends}
+
+    @cached_property
+    def control_ids(self) -> dict[str, int]:
+        """Tokens that no text a person wrote becomes: the special ones, and whatever the chat template writes."""
+        written = self.template_facts.control
+        return self.special_ids | {token.content: id for id, token in self._added.items() if token.content in written}
+
+    @cached_property
+    def _control(self) -> ControlTokens:
+        return ControlTokens(self._backend, self.control_ids)
 
     def _named(self, setting: str, fallbacks: Sequence[str]) -> str:
         token = token_content(self._settings.get(setting))
@@ -258,7 +331,7 @@ class Tokenizer:
         if token is None:
             raise DataError(
                 f"the tokenizer has no {setting}",
-                found=", ".join(self.special_ids) or "no special tokens",
+                found=", ".join(self._special) or "no special tokens",
                 hint=f"name it in tokenizer_config.json as `{setting}`",
             )
         return token
@@ -268,7 +341,8 @@ class Tokenizer:
 
     def _id(self, token: str) -> int:
         id = self._backend.token_to_id(token)
-        assert id is not None, token
+        if id is None:
+            raise DataError(f"the tokenizer has no token `{token}`", found="named in tokenizer_config.json only")
         return id
 
 
@@ -290,17 +364,14 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, trainer: TrainerNa
             found=str(vocab_size),
         )
     if trainer == "rustbpe":
-        return _from_tokens(learned_tokens(_training_pieces(texts), vocab_size - len(SPECIAL_TOKENS)))
+        return _from_tokens(learned_tokens(raw.training_pieces(texts), vocab_size - len(SPECIAL_TOKENS)))
     backend = Backend(models.BPE())
-    _make_byte_level(backend, "qwen2")
+    make_byte_level(backend, "qwen2")
     learner = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=1,
-        special_tokens=[_special(token) for token in SPECIAL_TOKENS],
-        initial_alphabet=sorted(BYTE_OF),
-        show_progress=False,
-    )
-    backend.train_from_iterator(_training_pieces(texts), learner)
+        vocab_size=vocab_size, min_frequency=1, special_tokens=[special_token(token) for token in SPECIAL_TOKENS],
+        initial_alphabet=sorted(BYTE_OF), show_progress=False,
+    )  # fmt: skip
+    backend.train_from_iterator(raw.training_pieces(texts), learner)
     return Tokenizer(backend, {"eos_token": TURN_END, "pad_token": DOCUMENT_END}, chat_template=CHATML)
 
 
@@ -320,45 +391,5 @@ def _from_tokens(tokens: list[bytes]) -> Tokenizer:
     )  # fmt: skip
 
 
-def _training_pieces(texts: Iterable[str], size: int = 1 << 16) -> Iterator[str]:
-    """Cut long documents where a line ends and text follows: the pre-tokenizer cuts there too, so nothing changes."""
-    empty = True
-    for text in texts:
-        text = _without_surrogates(text)
-        empty = empty and not text
-        start = 0
-        while match := re.compile(r"\n(?=\S)").search(text, start + size):
-            yield text[start : match.end()]
-            start = match.end()
-        yield text[start:]
-    if empty:
-        raise DataError("there is no text to train a tokenizer on", hint="check that the inputs hold text")
-
-
-def _make_byte_level(backend: Backend, pre_tokenizer: PreTokenizerName) -> None:
-    backend.pre_tokenizer = named_pre_tokenizer(pre_tokenizer)
-    backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.ByteLevel(trim_offsets=False)
-
-
-def _special(token: str) -> AddedToken:
-    return AddedToken(token, special=True, normalized=False)
-
-
-def _unpickle(spec: str, settings: dict[str, Any], chat_template: str) -> Tokenizer:
-    return Tokenizer(Backend.from_str(spec), settings, chat_template=chat_template)
-
-
-def _overflows_tiktoken(text: str) -> bool:
-    return len(text) >= 4096 and LONG_WHITESPACE.search(text) is not None
-
-
-def _without_surrogates(text: str) -> str:
-    """Half surrogates (from broken JSON escapes) are no characters: pairs are joined, lone ones become U+FFFD."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+def _unpickle(spec: str, settings: dict[str, Any], parts: dict[str, Any]) -> Tokenizer:
+    return Tokenizer(Backend.from_str(spec), settings, **parts)

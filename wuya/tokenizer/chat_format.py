@@ -1,43 +1,48 @@
-"""Chats as token ids: rendering a chat template, the prompt the assistant answers, and the loss mask.
+"""Chats as token ids: the prompt the assistant answers, the answer that is learned, and the loss mask.
 
 A template (Jinja source, stored with the tokenizer) turns messages into text; `render_chat` gives byte for byte what
-`transformers.apply_chat_template` gives, without importing it. Two rules make the ids safe to train and sample with:
+`transformers.apply_chat_template` gives, without importing it. Three rules make the ids safe to train and sample with:
 
 1. What people type is text. A `<|im_end|>` in a message is encoded as the characters it is made of, never as the token.
-2. Answers stand alone. The ids of an answer do not depend on the text before it, so the ids of a chat start with the
-ids of its prompt, and training sees the tokens that sampling produces.
+2. The prompt of an answer is what the template writes with `add_generation_prompt` for the messages before it, in
+training, sampling and serving alike. What the template writes after it, up to the end of the turn, is learned.
+3. Nothing is dropped in silence: a template that leaves out a message, a tool call or a tool refuses the chat.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
-from typing import Any, NoReturn
-
-import jinja2
-from jinja2.ext import Extension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from wuya.errors import DataError
-from wuya.records import ROLES, Message
+from wuya.records import Candidate, Demonstration, Message, Prompt, Ranking, Rating
 from wuya.tokenizer.bpe import Tokenizer
+from wuya.tokenizer.chat_rows import Row, check_roles, template_row, template_tools, traced
+from wuya.tokenizer.rendering import render
+from wuya.tokenizer.shield import REASONING, Shield
 from wuya.tokenizer.templates import CHATML, PLAIN
 
 __all__ = [
     "CHATML",
     "PLAIN",
     "EncodedChat",
+    "check_demonstration",
+    "check_prompt",
+    "check_ranking",
+    "check_rating",
+    "encode_answer",
     "encode_chat",
+    "encode_demonstration",
     "encode_prompt",
     "fit_prompt",
     "render_chat",
     "show_example",
 ]
 
-PLACEHOLDER = re.compile("\U0010fff0(\\d+)\U0010fff1")
-"""Stands for a message's content while the template is rendered: private-use characters no template looks at."""
+Chat = Prompt | Demonstration | Sequence[Message]
+
+OPENED_THOUGHT = re.compile(r"<think>\s*(</think>\s*)?\Z")
+"""A generation prompt that opens the answer's reasoning (DeepSeek-R1), or opens and closes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +50,9 @@ class EncodedChat:
     """A chat as token ids, with which of them are learned."""
 
     ids: list[int]
-    mask: list[int]
-    """1 on the assistant's tokens and the end token after them, else 0. It belongs to the token itself: a loss on
-    targets shifted by one shifts the mask too."""
+    mask: list[float]
+    """The weight of the assistant's tokens and of the end token after them, mostly 1; 0 elsewhere. It belongs to the
+    token itself: a loss on targets shifted by one shifts the mask too."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,41 +69,107 @@ def render_chat(
 ) -> str:
     """The chat as one string, as `transformers.apply_chat_template(tokenize=False)` renders it."""
     check_roles(messages)
-    return _render(
-        [{"role": message.role, "content": message.content} for message in messages],
+    known = {"bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token}
+    nothing = Shield(())
+    text = render(
         template,
+        [template_row(message, nothing) for message in messages],
         add_generation_prompt=add_generation_prompt,
-        special={"bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token},
+        variables={name: token for name, token in known.items() if token is not None},
     )
+    return nothing.show(text)
 
 
-def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, chat: Chat) -> list[int]:
     """Ids of a chat that ends where the assistant begins to write."""
-    return _encode(tokenizer, messages, add_generation_prompt=True).ids
+    rendered = _Rendered.of(tokenizer, chat)
+    rendered.check(len(rendered.messages), ask=True)
+    ids = rendered.ids(rendered.prompt(len(rendered.messages)))
+    tokenizer.prompts.note(ids, rendered.messages, rendered.tools)
+    return ids
 
 
-def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message], *, last_only: bool = False) -> EncodedChat:
-    """Ids of a whole chat and its loss mask.
+def encode_answer(tokenizer: Tokenizer, chat: Chat, answer: str | Message, *, finished: bool = True) -> list[int]:
+    """Ids of an answer to `encode_prompt`'s ids, as the template writes it.
 
     Args:
-        last_only: learn only the last message if it is the assistant's, for chats whose earlier answers a model wrote.
+        finished: with the token that ends it; without, the answer was cut off.
     """
-    return _encode(tokenizer, messages, add_generation_prompt=False, last_only=last_only)
+    message = Message("assistant", answer) if isinstance(answer, str) else answer
+    messages, tools = _parts(chat)
+    rendered = _Rendered(tokenizer, (*messages, message), tools)
+    return rendered.answer_ids(len(messages), finished=finished)[1]
 
 
-def fit_prompt(tokenizer: Tokenizer, messages: Sequence[Message], *, max_tokens: int) -> list[int]:
+def encode_demonstration(tokenizer: Tokenizer, chat: Chat, *, last_only: bool = False) -> list[EncodedChat]:
+    """Everything there is to learn from a chat, each answer behind the prompt that sampling would see.
+
+    One sequence, as long as the prompt of each answer begins with the prompt and answer before it. Templates that write
+    earlier answers otherwise (Qwen3 leaves out their reasoning) give a sequence for each answer.
+
+    Args:
+        chat: ends with the assistant's message.
+        last_only: learn only the last message, for chats whose earlier answers a model wrote.
+    """
+    rendered = _Rendered.of(tokenizer, chat)
+    messages = rendered.messages
+    learned = _learned(messages, last_only=last_only)
+    rendered.check(len(messages), ask=False)
+    sequences: list[EncodedChat] = []
+    for place in learned:
+        prompt, answer = rendered.answer_ids(place)
+        if not sequences or prompt[: len(sequences[-1])] != sequences[-1].ids:
+            sequences.append(EncodedChat([], []))
+        last = sequences[-1]
+        last.mask.extend([0] * (len(prompt) - len(last.ids)) + [messages[place].learn] * len(answer))
+        last.ids[:] = prompt + answer
+    last, whole = sequences[-1], rendered.ids(rendered.text(len(messages), ask=False))
+    if whole[: len(last.ids)] == last.ids:  # what the template writes behind the end
+        last.mask.extend([0] * (len(whole) - len(last.ids)))
+        last.ids[:] = whole
+    return sequences
+
+
+def encode_chat(tokenizer: Tokenizer, chat: Chat, *, last_only: bool = False) -> EncodedChat:
+    """`encode_demonstration` of a chat that is one sequence; of several the last, which holds the whole chat.
+
+    A chat without an answer is encoded too; nothing of it is learned.
+    """
+    messages, _ = _parts(chat)
+    if any(message.role == "assistant" for message in messages):
+        return encode_demonstration(tokenizer, chat, last_only=last_only)[-1]
+    rendered = _Rendered.of(tokenizer, chat)
+    rendered.check(len(messages), ask=False)
+    ids = rendered.ids(rendered.text(len(messages), ask=False))
+    return EncodedChat(ids, [0] * len(ids))
+
+
+def fit_prompt(tokenizer: Tokenizer, chat: Chat, *, max_tokens: int) -> list[int]:
     """`encode_prompt` of the newest turns that fit: the oldest are left out first, a system message at the start stays.
 
     Raises DataError when the last message alone is too long.
     """
-    system = list(messages[:1]) if messages and messages[0].role == "system" else []
-    for start in range(len(system), len(messages)):
-        if start > len(system) and messages[start].role != "user":
-            continue  # a chat begins with the user
-        ids = encode_prompt(tokenizer, [*system, *messages[start:]])
+    messages, tools = _parts(chat)
+
+    def encoded(kept: Sequence[Message]) -> list[int]:
+        return encode_prompt(tokenizer, Prompt("", tuple(kept), tools=tools))
+
+    ids = encoded(messages)
+    if len(ids) <= max_tokens:
+        return ids
+    system = list(messages[:1]) if messages[0].role == "system" else []
+    starts = [n for n in range(len(system) + 1, len(messages)) if messages[n].role == "user"]  # a chat begins with one
+    fitting: list[int] = []
+    while starts:  # fewer messages are fewer tokens: halve
+        middle = len(starts) // 2
+        ids = encoded([*system, *messages[starts[middle] :]])
         if len(ids) <= max_tokens:
-            return ids
-    ids = encode_prompt(tokenizer, [*system, *messages[-1:]])
+            fitting, starts = ids, starts[:middle]
+        else:
+            starts = starts[middle + 1 :]
+    if fitting:
+        return fitting
+    ids = encoded([*system, *messages[-1:]])
     raise DataError(
         f"the last message is longer than the context: at most {max_tokens} tokens fit",
         found=f"{len(ids)} tokens with the chat format" + (" and the system message" if system else ""),
@@ -112,128 +183,58 @@ def show_example(tokenizer: Tokenizer, encoded: EncodedChat) -> str:
     for start, stop, learned in _stretches(encoded.mask):
         text = tokenizer.decode(encoded.ids[start:stop])
         parts.append(f"[[{text}]]" if learned else text)
-    count = sum(encoded.mask)
-    heading = f"{len(encoded.ids)} tokens, {count} learned (between [[ and ]]); end token {tokenizer.eos_token}:"
+    count, end = sum(weight > 0 for weight in encoded.mask), tokenizer.decode([tokenizer.turn_end.id])
+    heading = f"{len(encoded.ids)} tokens, {count} learned (between [[ and ]]); end token {end}:"
     return heading + "\n" + "".join(parts)
 
 
-def check_roles(messages: Sequence[Message]) -> None:
-    """Refuse what no template can render: no message, an unknown role, a content that is not text."""
-    if not messages:
-        raise DataError("a chat needs at least one message")
-    for number, message in enumerate(messages, start=1):
-        if message.role not in ROLES:
-            raise DataError(
-                f"message {number} has an unknown role",
-                found=repr(message.role),
-                hint=f"use one of: {', '.join(ROLES)}",
-            )
-        if not isinstance(message.content, str):
-            raise DataError(f"the content of message {number} is not text", found=type(message.content).__name__)
+def check_prompt(tokenizer: Tokenizer, chat: Chat) -> None:
+    """Raise DataError if the template refuses the chat or drops a part of it."""
+    rendered = _Rendered.of(tokenizer, chat)
+    rendered.check(len(rendered.messages), ask=True)
 
 
-# -- encoding
+def check_demonstration(tokenizer: Tokenizer, chat: Chat, *, last_only: bool = False) -> None:
+    """Raise DataError if `encode_demonstration` would."""
+    rendered = _Rendered.of(tokenizer, chat)
+    rendered.check(len(rendered.messages), ask=False)
+    for place in _learned(rendered.messages, last_only=last_only):
+        rendered.answer(place)
 
 
-def _encode(
-    tokenizer: Tokenizer, messages: Sequence[Message], *, add_generation_prompt: bool, last_only: bool = False
-) -> EncodedChat:
-    """Fill the template's text with the contents; specials count in the former only; cut around each answer."""
-    check_roles(messages)
-    learned = {n for n, message in enumerate(messages) if message.role == "assistant"}
-    if last_only:
-        learned &= {len(messages) - 1}
-    encoded = EncodedChat([], [])
-    pending: list[str] = []  # text between two special tokens is encoded in one piece, as transformers does
-
-    def add(ids: list[int], mask: int) -> None:
-        encoded.ids.extend(ids)
-        encoded.mask.extend([mask] * len(ids))
-
-    def flush() -> None:
-        add(tokenizer.encode("".join(pending)), 0)
-        pending.clear()
-
-    wants_end = False  # the first special token after a learned answer is its end token
-    for text, message in _filled(tokenizer, messages, add_generation_prompt):
-        if message is not None and messages[message].role == "assistant":
-            flush()
-            add(tokenizer.encode(text), int(message in learned))
-            wants_end = message in learned
-        elif message is not None:
-            pending.append(text)
-        else:
-            for piece in tokenizer.split_special(text):
-                if isinstance(piece, int):
-                    flush()
-                    add([piece], int(wants_end))
-                    wants_end = False
-                else:
-                    pending.append(piece)
-                    wants_end = wants_end and not piece.strip()
-    flush()
-    return encoded
+def check_ranking(tokenizer: Tokenizer, ranking: Ranking) -> None:
+    """Raise DataError if the template refuses the prompt, or one of the answers as its answer."""
+    _check_candidates(tokenizer, ranking.prompt, ranking.candidates)
 
 
-def _filled(
-    tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool
-) -> Iterator[tuple[str, int | None]]:
-    """The rendered chat in pieces: (text of the template, None) and (content as rendered, index of its message)."""
-    rows = [{"role": message.role, "content": message.content} for message in messages]
-    marked = [row | {"content": f"\U0010fff0{number}\U0010fff1"} for number, row in enumerate(rows)]
-    rendered = _render_with(tokenizer, rows, add_generation_prompt)
-    pieces = PLACEHOLDER.split(_render_with(tokenizer, marked, add_generation_prompt))
-    end = 0
-    for number, piece in enumerate(pieces):
-        if number % 2:
-            text = _content_at(rendered, end, messages[int(piece)].content, followed_by=pieces[number + 1])
-            yield text, int(piece)
-        else:
-            text = piece
-            yield text, None
-        end += len(text)
-        if rendered[end - len(text) : end] != text:
-            break
-    if end != len(rendered) or "".join(pieces[::2]) == "":
-        raise DataError(
-            "the chat template rewrites these messages in a way that cannot be followed",
-            found=repr(rendered[max(0, end - 60) : end + 60]),
-            hint="leave reasoning blocks and control tokens out of the messages, or use a simpler chat template",
-        )
+def check_rating(tokenizer: Tokenizer, rating: Rating) -> None:
+    """`check_ranking` of a single answer."""
+    _check_candidates(tokenizer, rating.prompt, (rating.candidate,))
 
 
-def _content_at(rendered: str, start: int, content: str, *, followed_by: str) -> str:
-    """What the template made of a content: templates may strip it (Llama) or drop the reasoning in it (Qwen3)."""
-    for candidate in (content, content.strip(), content.lstrip("\n"), content.strip("\n")):
-        if rendered.startswith(candidate + followed_by, start):
-            return candidate
-    stop = rendered.find(followed_by, start) if followed_by else len(rendered)
-    candidate = rendered[start : max(start, stop)]
-    return candidate if candidate in content else content
+def _check_candidates(tokenizer: Tokenizer, prompt: Prompt, candidates: Sequence[Candidate]) -> None:
+    check_prompt(tokenizer, prompt)
+    for candidate in candidates:
+        whole = (*prompt.messages, candidate.message)
+        _Rendered(tokenizer, whole, prompt.tools).answer(len(prompt.messages))
 
 
-def _render_with(tokenizer: Tokenizer, rows: list[dict[str, str]], add_generation_prompt: bool) -> str:
-    if not tokenizer.chat_template:
-        raise DataError(
-            "the tokenizer has no chat template",
-            hint="start from a model that has one, or add `chat_template` to its tokenizer_config.json",
-        )
-    special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "pad_token": tokenizer.pad_token}
-    return _render(rows, tokenizer.chat_template, add_generation_prompt=add_generation_prompt, special=special)
+def _learned(messages: Sequence[Message], *, last_only: bool) -> list[int]:
+    """Places of the messages to learn; raises DataError if there is none."""
+    learned = [n for n, message in enumerate(messages) if message.role == "assistant" and message.learn]
+    learned = [n for n in learned if not last_only or n == len(messages) - 1]
+    if not learned:
+        raise DataError("no message of the assistant is to be learned", hint="check the roles and weights")
+    return learned
 
 
-def render_rows(
-    tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
-) -> str:
-    """A chat of free-form messages (tool calls and all), tools offered, up to the assistant's turn. Nothing in it is
-    made safe: special tokens in a message are special tokens."""
-    if not tokenizer.chat_template:
-        raise DataError("the tokenizer has no chat template")
-    special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "pad_token": tokenizer.pad_token}
-    return _render(rows, tokenizer.chat_template, add_generation_prompt=True, special=special, tools=tools)
+def _parts(chat: Chat) -> tuple[Sequence[Message], tuple[str, ...]]:
+    if isinstance(chat, Demonstration):
+        return chat.messages, chat.prompt.tools
+    return (chat.messages, chat.tools) if isinstance(chat, Prompt) else (chat, ())
 
 
-def _stretches(mask: Sequence[int]) -> Iterator[tuple[int, int, bool]]:
+def _stretches(mask: Sequence[float]) -> Iterator[tuple[int, int, bool]]:
     """(start, stop, learned) of the runs of equal mask values."""
     start = 0
     for stop in range(1, len(mask) + 1):
@@ -242,75 +243,132 @@ def _stretches(mask: Sequence[int]) -> Iterator[tuple[int, int, bool]]:
             start = stop
 
 
-# -- rendering: the environment of transformers' chat templates
+@dataclass
+class _Rendered:
+    """One chat with its texts shielded: what the template makes of any beginning of it."""
 
+    tokenizer: Tokenizer
+    messages: Sequence[Message]
+    tools: tuple[str, ...] = ()
+    _shield: Shield = field(init=False)
+    _rows: list[Row] = field(init=False)
+    _tools: list[Row] = field(init=False)
 
-class GenerationBlock(Extension):
-    """`{% generation %}...{% endgeneration %}` marks what the assistant writes; here it only renders its body."""
+    def __post_init__(self) -> None:
+        check_roles(self.messages)
+        if not self.tokenizer.chat_template:
+            raise DataError(
+                "the tokenizer has no chat template",
+                hint="start from a model that has one, or add `chat_template` to its tokenizer_config.json",
+            )
+        self._shield = Shield(self.tokenizer.control_ids)
+        self._rows = [template_row(message, self._shield) for message in self.messages]
+        self._tools = template_tools(self.tools, self._shield)
 
-    tags = {"generation"}  # noqa: RUF012  # jinja2 reads this class attribute
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, chat: Chat) -> "_Rendered":
+        return cls(tokenizer, *_parts(chat))
 
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    # -- text
 
+    def text(self, count: int, *, ask: bool) -> str:
+        """The first `count` messages as text in which control tokens are only the template's own."""
+        return self._render(self._rows[:count], self._tools, ask=ask)
 
-def _render(
-    rows: Sequence[Mapping[str, Any]],
-    template: str,
-    *,
-    add_generation_prompt: bool,
-    special: Mapping[str, str | None],
-    tools: Sequence[Mapping[str, Any]] | None = None,
-) -> str:
-    known = {name: token for name, token in special.items() if token is not None}
-    try:
-        return _compiled(template).render(
-            messages=rows, tools=tools, documents=None, add_generation_prompt=add_generation_prompt, **known
-        )
-    except jinja2.TemplateError as error:
-        raise DataError(
-            "the chat template refuses these messages",
-            found=str(error),
-            hint="check the order of the roles: most templates want user and assistant in turn, a system message first",
-        ) from error
+    def _render(self, rows: Sequence[Row], tools: Sequence[Row], *, ask: bool) -> str:
+        tokenizer = self.tokenizer
+        return render(
+            tokenizer.chat_template, rows, add_generation_prompt=ask, variables=tokenizer.template_variables,
+            tools=tools,
+        )  # fmt: skip
 
+    def prompt(self, count: int) -> str:
+        """What stands before the answer to the first `count` messages."""
+        return self.text(count, ask=True) + self.tokenizer.template_facts.header
 
-def chat_environment() -> ImmutableSandboxedEnvironment:
-    """What chat templates may use: the tags, filters and functions `transformers` gives them."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a rendered text."""
+        return self.tokenizer.encode_rendered(text, self._shield.show)
 
+    def check(self, count: int, *, ask: bool) -> None:
+        """Refuse a chat of which the template drops a part, or in which a text completes a control token."""
+        rows, tools, marks = traced(self._rows[:count], self._tools)
+        text = self.text(count, ask=ask)
+        try:
+            marked = self._render(rows, tools, ask=ask)
+        except DataError:
+            return  # it compares names, and has refused the marks in them
+        lost = [what for mark, what in marks.items() if mark not in marked]
+        if lost:
+            raise DataError(
+                f"{self.tokenizer.template_name} drops {lost[0]}",
+                hint="use a model whose chat template writes it, or leave it out",
+            )
+        controls, without = (Counter(id for *_, id in self.tokenizer.control_places(one)) for one in (text, marked))
+        if controls - without:
+            raise DataError("a text of this chat turns into a control token within the chat template")
 
-@lru_cache(maxsize=16)
-def _compiled(template: str) -> jinja2.Template:
-    try:
-        return chat_environment().from_string(template)
-    except jinja2.TemplateSyntaxError as error:
-        raise DataError(
-            "the chat template is not valid Jinja", found=f"line {error.lineno}: {error.message}"
-        ) from error
+    # -- answers
 
+    def answer_ids(self, place: int, *, finished: bool = True) -> tuple[list[int], list[int]]:
+        """Ids of the prompt before the message at `place`, which is the assistant's, and of that message as learned."""
+        prompt, answer = self.answer(place)
+        end = self._end_of(answer)
+        text = answer[: end[1] if finished else end[0]]
+        prompt_ids, both = self.ids(prompt), self.ids(prompt + text)
+        if both[: len(prompt_ids)] == prompt_ids:
+            ids = both[len(prompt_ids) :]
+        else:  # a token would span the border: the model can't write that one
+            ids = self.ids(text)
+        turn_end = self.tokenizer.turn_end
+        if finished and (not ids or ids[-1] not in turn_end.ids):
+            ids = [*ids, turn_end.id]
+        return prompt_ids, ids
 
-def _tojson(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Plain JSON: Jinja's own filter escapes for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    def _end_of(self, answer: str) -> tuple[int, int]:
+        """Where an answer's own text stops, and where its end token does; both the same if it has none."""
+        ends = set(self.tokenizer.turn_end.ids)
+        for start, stop, id in self.tokenizer.control_places(answer):
+            if id in ends:
+                return start, stop
+        stop = len(answer.removesuffix(self.tokenizer.template_facts.tail))
+        return stop, stop
 
+    def answer(self, place: int) -> tuple[str, str]:
+        """Text of the prompt, and everything the template writes after it for the message at `place`."""
+        prompt, message, row = self.prompt(place), self.messages[place], self._rows[place]
+        answer = self._after(prompt, self.text(place + 1, ask=False), row)
+        reasoning = row.get("reasoning_content", "").strip()
+        if reasoning and reasoning not in answer and "</think>" in self.tokenizer.chat_template:
+            inline = Message("assistant", f"<think>\n{message.reasoning}\n</think>\n\n{message.content}")
+            inline = replace(inline, tool_calls=message.tool_calls)
+            rows = [*self._rows[:place], template_row(inline, self._shield)]
+            answer = self._after(prompt, self._render(rows, self._tools, ask=False), rows[-1])
+            reasoning = self._shield.hide(message.reasoning).strip() if message.reasoning.strip() not in answer else ""
+        if reasoning and reasoning not in answer:
+            raise DataError(
+                f"{self.tokenizer.template_name} drops the reasoning of an answer",
+                hint="use a model whose chat template writes `reasoning_content`, or leave it out",
+            )
+        return prompt, answer
 
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(format: str) -> str:
-    return datetime.now().strftime(format)
+    def _after(self, prompt: str, whole: str, row: Row) -> str:
+        """What a whole chat adds to the prompt of its last answer."""
+        if whole.startswith(prompt):
+            return whole[len(prompt) :]
+        thought = OPENED_THOUGHT.search(prompt)
+        if thought is None or not whole.startswith(prompt[: thought.start()]):
+            raise DataError(
+                f"{self.tokenizer.template_name} asks for an answer in other words than it writes before one, so what "
+                "would be learned is not what the model is asked for",
+                found=repr(prompt[-40:]),
+                hint="use a chat template whose chats begin with their generation prompt",
+            )
+        rest = whole[thought.start() :]
+        if thought.group(1):
+            return rest
+        if rest.lstrip().startswith("<think>"):
+            return rest.partition("<think>")[2].lstrip("\n")
+        found = REASONING.match(row["content"])
+        reasoning = row.get("reasoning_content") or (found.group(1) if found else "")
+        return f"{reasoning.strip()}\n</think>\n\n" + rest.lstrip("\n")

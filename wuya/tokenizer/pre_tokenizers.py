@@ -3,10 +3,14 @@
 A pre-tokenizer is named as in GGUF files (`tokenizer.ggml.pre`), so llama.cpp and vLLM know what we train.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
 from tokenizers.pre_tokenizers import PreTokenizer
+
+from wuya.errors import DataError
 
 PreTokenizerName = Literal["qwen2", "gpt2", "smollm", "llama3"]
 
@@ -31,6 +35,42 @@ def named_pre_tokenizer(name: PreTokenizerName) -> PreTokenizer:
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
     pattern = {"qwen2": QWEN2_PATTERN, "llama3": LLAMA3_PATTERN}[name]
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), byte_level])
+
+
+def make_byte_level(backend: Backend, pre_tokenizer: PreTokenizerName) -> None:
+    """Spell tokens in GPT-2's byte characters, cut as the named family does."""
+    backend.pre_tokenizer = named_pre_tokenizer(pre_tokenizer)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+
+
+def byte_level_backend(
+    vocab: dict[str, int],
+    merges: Sequence[tuple[str, str]],
+    pre_tokenizer: PreTokenizerName,
+    special_tokens: Mapping[str, int],
+    added_tokens: Mapping[str, int],
+) -> Backend:
+    """Byte-level BPE of a known family with added tokens at given ids; see `Tokenizer.from_parts`."""
+    try:
+        bpe = models.BPE(vocab=vocab, merges=list(merges), ignore_merges=pre_tokenizer == "llama3")
+    except Exception as error:
+        raise DataError("the tokenizer's merges do not fit its vocabulary", found=str(error)[:200]) from error
+    backend = Backend(bpe)
+    make_byte_level(backend, pre_tokenizer)
+    for token, id in sorted({**special_tokens, **added_tokens}.items(), key=lambda item: item[1]):
+        if token in special_tokens:
+            backend.add_special_tokens([special_token(token)])
+        else:
+            backend.add_tokens([AddedToken(token, special=False, normalized=False)])
+        if backend.token_to_id(token) != id:
+            raise DataError(f"special token `{token}` cannot have id {id}", found=f"id {backend.token_to_id(token)}")
+    return backend
+
+
+def special_token(token: str) -> AddedToken:
+    """A control token: found whole, never normalised."""
+    return AddedToken(token, special=True, normalized=False)
 
 
 def pre_tokenizer_name(spec: dict[str, Any] | None) -> PreTokenizerName | None:

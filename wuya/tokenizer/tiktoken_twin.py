@@ -9,7 +9,7 @@ equal ids.
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +20,11 @@ from wuya.tokenizer.pre_tokenizers import split_pattern
 
 LONG_WHITESPACE = re.compile(r"\s{4096}")
 """tiktoken's regex engine overflows its stack on about a million spaces; such texts take the slow path."""
+
+
+def overflows_tiktoken(text: str) -> bool:
+    """Whether a text has to take the slow path."""
+    return len(text) >= 4096 and LONG_WHITESPACE.search(text) is not None
 
 
 def byte_characters() -> dict[str, int]:
@@ -40,9 +45,13 @@ def token_to_bytes(token: str) -> bytes | None:
         return None
 
 
-def proven_twin(backend: Backend) -> tiktoken.Encoding | None:
-    """A tiktoken encoder that gives the same ids as `backend` (specials as text); None when there is none."""
-    twin = _build(json.loads(backend.to_str()))
+def proven_twin(backend: Backend, control: Collection[str] = ()) -> tiktoken.Encoding | None:
+    """A tiktoken encoder that gives the same ids as `backend` (specials as text); None when there is none.
+
+    Args:
+        control: added tokens that no text becomes, whatever their `special` flag.
+    """
+    twin = _build(json.loads(backend.to_str()), control)
     if twin is None:
         return None
     texts = [*probe_texts(), *_vocabulary_texts(backend)]
@@ -52,14 +61,14 @@ def proven_twin(backend: Backend) -> tiktoken.Encoding | None:
     return twin
 
 
-def _build(spec: dict[str, Any]) -> tiktoken.Encoding | None:
+def _build(spec: dict[str, Any], control: Collection[str]) -> tiktoken.Encoding | None:
     """The tiktoken encoder for byte-level BPE whose ids rise in the order of the merges; None for anything else."""
     model = spec["model"]
     pattern = split_pattern(spec.get("pre_tokenizer"))
     if pattern is None or model.get("type") != "BPE" or spec.get("normalizer") is not None or model.get("dropout"):
         return None
-    if any(not token["special"] for token in spec.get("added_tokens", ())):
-        return None  # added words that are not special are matched in plain text, which tiktoken can't do
+    if any(not token["special"] and token["content"] not in control for token in spec.get("added_tokens", ())):
+        return None  # other added words are matched in plain text, which tiktoken can't do
     vocab: dict[str, int] = model["vocab"]
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     tokens = [left + right for left, right in merges]
