@@ -1,14 +1,18 @@
 """engine.py and batch.py: the promises of the engine, each against the slow, obvious way."""
 
+from typing import Any
+
 import pytest
 import torch
 from scipy import stats
 
 from tests.inference.naive import VOCAB, full_logprobs, naive_greedy, random_prompts, sharp_model
 from wuya.errors import DataError
+from wuya.inference.caches import cache_bytes_per_token
 from wuya.inference.engine import Engine, Generation
 from wuya.inference.sampling import SamplingParams
 from wuya.models.gpt import GPT
+from wuya.tokenizer.turn_end import TurnEnd
 
 
 def flat(groups: list[list[Generation]]) -> list[Generation]:
@@ -226,7 +230,7 @@ def test_the_cache_keeps_to_its_budget_and_the_completions_do_not_notice(
     monkeypatch.setattr(GPT, "forward", counting)
     token_bytes = 2 * 2 * 2 * 8 * 4  # keys and values, layers, key heads, channels, float32
     small = Engine(model, max_cache_bytes=5 * 12 * token_bytes)
-    assert small.cache_bytes_per_token == token_bytes
+    assert cache_bytes_per_token(small.model) == token_bytes
     again = small.generate([[1, 2], [3]], sampling, num_samples=6)
     assert [g.token_ids for g in flat(again)] == [g.token_ids for g in flat(wanted)]
     assert max(rows) == 5
@@ -283,9 +287,30 @@ def test_long_prompts_are_read_in_chunks_and_can_be_cancelled_between_them(model
 
 def test_the_tokenizers_end_token_stops_when_nothing_else_is_said(model: GPT) -> None:
     class Tokenizer:
-        eos_id = 1
+        turn_end = TurnEnd(1, (1,))
+        vocab_size = 10_000
 
     groups = Engine(model, Tokenizer()).generate([[2]], SamplingParams(max_tokens=40), num_samples=30)
     for generation in flat(groups):
         assert (generation.token_ids[-1] == 1) == (generation.finish_reason == "stop")
         assert 1 not in generation.token_ids[:-1]
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.0}, {"top_k": 600}, {"top_p": 0.95}])
+def test_rows_beyond_the_vocabulary_are_never_sampled(model: GPT, sampling: dict[str, Any]) -> None:
+    """Log-probs stay those of all rows, as training computes them."""
+
+    class Tokenizer:
+        turn_end = TurnEnd(1, (1,))
+        vocab_size = 20
+
+    assert model.config.vocab_size > 20
+    engine = Engine(model, Tokenizer(), seed=3)
+    prompt = [2, 3]
+    for generation in flat(engine.generate([prompt], SamplingParams(max_tokens=12, **sampling), num_samples=12)):
+        assert max(generation.token_ids) < 20
+        ids = torch.tensor([[*prompt, *generation.token_ids]])
+        with torch.no_grad():
+            logprobs = model.logits(model(ids[:, :-1])).float().log_softmax(-1)[0, len(prompt) - 1 :]
+        expected = logprobs.gather(1, ids[0, len(prompt) :, None])[:, 0]
+        assert torch.allclose(torch.tensor(generation.logprobs), expected, atol=1e-4)

@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from wuya.checkpoints.checkpoint import load_checkpoint
+from wuya.checkpoints.pretrained import config_to_hf, state_to_hf
 from wuya.inference.engine import Engine
 from wuya.inference.sampling import SamplingParams
-from wuya.models.checkpoint import load_checkpoint
-from wuya.models.pretrained import config_to_hf, state_to_hf
 from wuya.models.quantize import quantize_model
 
 pytestmark = [

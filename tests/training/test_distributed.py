@@ -1,14 +1,17 @@
 """At world size 1 nothing happens; devices and dtypes are what the machine has."""
 
-import os
-import socket
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from wuya.errors import ConfigError
+from tests.recipes.processes import two_ranks
+from wuya.errors import ConfigError, WuyaError
 from wuya.training import distributed
+from wuya.training.run import Run
 
 
 def test_one_process_needs_no_group() -> None:
@@ -37,8 +40,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
             distributed.resolve_device("cuda")
 
 
-def in_group(rank: int, port: int) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def in_group(rank: int) -> None:
     distributed.init("cpu")
     a, b = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2))
     a.grad = torch.full((3,), float(rank + 1))
@@ -58,18 +60,49 @@ def in_group(rank: int, port: int) -> None:
 
 def test_two_processes_add_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "BUCKET_ELEMENTS", 2)  # several buckets
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    pids = []
-    for rank in range(2):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                in_group(rank, port)
-                code = 0
-            finally:
-                os._exit(code)
-        pids.append(pid)
-    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
+    assert two_ranks(in_group) == [0, 0]
+
+
+def test_tensors_meet_on_the_device_of_the_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL takes no CPU tensor: counts kept there must be moved and brought back. (The real one: `pytest -m gpu`.)"""
+    seen = []
+
+    def all_reduce(tensor: torch.Tensor) -> None:
+        seen.append(tensor.dtype)
+        tensor += 1
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "group_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    totals = torch.zeros(3, dtype=torch.float64)
+    assert distributed.all_reduce_sum(totals) is totals and totals.tolist() == [1.0] * 3
+    monkeypatch.setattr(distributed, "group_device", lambda: torch.device("meta"))
+    with pytest.raises(NotImplementedError):  # it did move them: nothing comes back from there
+        distributed.all_reduce_sum(totals)
+    assert seen == [torch.float64] * 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """A recipe's config."""
+
+    seed: int = 0
+    """Something to compare."""
+
+
+def enter_a_used_folder(rank: int, out: Path) -> None:
+    distributed.init("cpu")
+    try:
+        with Run(out, Settings(), verb="sft"):  # only rank 0 looks into the folder
+            pass
+    except WuyaError as error:
+        (out / f"{rank}.txt").write_text(f"{type(error).__name__}: {error}")
+    distributed.shutdown()
+
+
+def test_where_rank_0_fails_every_rank_ends_in_words(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step_000001").mkdir(parents=True)
+    assert two_ranks(partial(enter_a_used_folder, out=tmp_path), seconds=20) == [0, 0]
+    said = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert said[0].startswith("ConfigError: ") and "already holds a run" in said[0]
+    assert said[1].startswith("RunError: rank 0 could not prepare")

@@ -15,7 +15,6 @@ def test_average_after_each_update() -> None:
     ema.update(model)
     ema.update(model)
     assert float(ema.shadow["weight"]) == pytest.approx(1 - 0.9**2)
-    assert ema.initial_share == pytest.approx(0.81)
 
 
 def test_weights_come_back_bit_for_bit() -> None:

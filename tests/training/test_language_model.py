@@ -65,7 +65,7 @@ def test_bits_per_byte_skips_specials_and_divides_by_bytes(model: GPT, ids: torc
 
 
 def test_worked_example_of_bits_per_byte() -> None:
-    """3.28 nats a token at 4.8 bytes a token are .98585 bits per byte (spec.md, golden values)."""
+    """3.28 nats a token at 4.8 bytes a token are .98585 bits per byte."""
     assert 3.28 / (math.log(2) * 4.8) == pytest.approx(0.98585, abs=1e-5)
 
 

@@ -170,7 +170,7 @@ def test_state_round_trips_bit_for_bit_and_keeps_this_runs_learning_rates(name: 
 def test_set_lr_scales_each_group_from_its_own_peak() -> None:
     optimizer = build_optimizer(tiny(), name="muon", lr=0.1, adam_lr=0.01)
     set_lr(optimizer, 0.5)
-    set_lr(optimizer, 0.5)
+    assert set_lr(optimizer, 0.5) == pytest.approx(0.05)  # what runs log as `lr`: the matrices' rate, no multiplier
     assert {round(group["lr"], 6) for group in optimizer.param_groups} == {0.05, 0.005}
 
 

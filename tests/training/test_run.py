@@ -33,7 +33,7 @@ class Config:
 
 def write_model(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    (folder / "model.safetensors").write_text("weights")
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")  # no tensors, but whole
 
 
 def train(out: Path, steps: int, *, first: int = 0, **changes: Any) -> None:
@@ -160,11 +160,38 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     assert not half.exists()
 
 
-def test_a_damaged_state_is_a_clear_error(tmp_path: Path) -> None:
-    train(tmp_path / "run", 2)
-    (tmp_path / "run" / "checkpoints" / "step_000002" / "resume" / "state.pt").write_bytes(b"half")
-    with pytest.raises(CheckpointError, match=r"rm -r .*step_000002"):
+def test_where_no_checkpoint_is_whole_nothing_is_resumed_or_moved(tmp_path: Path) -> None:
+    train(tmp_path / "run", 4)
+    states = [tmp_path / "run" / "checkpoints" / f"step_00000{step}" / "resume" / "state.pt" for step in (2, 4)]
+    for state in states:
+        state.write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=r"no checkpoint in it is whole") as caught:
         train(tmp_path / "run", 2, first=2, resume=True)
+    assert all(f"`{state}` differs from what was written" in str(caught.value) for state in states)
+    assert all(state.exists() for state in states)
+
+
+@pytest.mark.parametrize("list_of", [b"", b"{", b"[]", b"{}", b'{"resume/state.pt": 3}', b"\xff"])
+def test_a_damaged_list_of_digests_is_a_damaged_checkpoint(
+    tmp_path: Path, list_of: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path / "run", 4)
+    (tmp_path / "run" / "checkpoints" / "step_000004" / "checksums.json").write_bytes(list_of)
+    train(tmp_path / "run", 1, first=2, resume=True)
+    assert "step_000004/checksums.json` is damaged" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_an_older_version_has_no_digests_and_is_resumed(tmp_path: Path) -> None:
+    train(tmp_path / "run", 2)
+    folder = tmp_path / "run" / "checkpoints" / "step_000002"
+    (folder / "checksums.json").unlink()
+    train(tmp_path / "run", 1, first=2, resume=True)
+    for listed in (tmp_path / "run").rglob("checksums.json"):
+        listed.unlink()
+    for state in (tmp_path / "run").rglob("state.pt"):
+        state.write_bytes(b"half")
+    with pytest.raises(CheckpointError, match="no checkpoint in it is whole"):
+        train(tmp_path / "run", 1, first=2, resume=True)
 
 
 def test_other_kernels_are_named_in_one_warning(
@@ -203,7 +230,8 @@ def test_finish_links_the_model_and_writes_the_report(tmp_path: Path) -> None:
         run.sample(2, [{"prompt": "<b>", "completion": "x"}])
         run.save(2, write_model, {})
         model = run.finish()
-    assert sorted(p.name for p in model.iterdir()) == ["model.safetensors"]
+    assert sorted(p.name for p in model.iterdir()) == ["checksums.json", "model.safetensors"]
+    assert list(json.loads((model / "checksums.json").read_text())) == ["model.safetensors"]
     page = (config.out / "report.html").read_text()
     assert "&lt;b&gt;" in page and "<b>" not in page and page.count("<figure>") == 1 and "learning_rate: 0.1" in page
 

@@ -1,4 +1,4 @@
-"""Golden values of spec.md (golden_checks.py) and the ends of every schedule."""
+"""Golden values and the ends of every schedule."""
 
 import pytest
 

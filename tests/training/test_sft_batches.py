@@ -67,3 +67,18 @@ def test_loss_and_gradient_do_not_depend_on_packing_or_microbatches(model: GPT, 
 
 def test_a_batch_is_never_larger_than_the_data(chats: list[EncodedChat]) -> None:
     assert SFTBatches(packed(chats, 32), batch_size=1000, seed=0).num_steps(epochs=3, num_tokens=None) == 3
+
+
+def test_a_chat_of_half_the_weight_counts_half_in_the_mean(model: GPT, chats: list[EncodedChat]) -> None:
+    def loss_of(*weighted: tuple[EncodedChat, float]) -> float:
+        scaled = [EncodedChat(chat.ids, [mask * weight for mask in chat.mask]) for chat, weight in weighted]
+        rows = packed(scaled, 32)
+        batch = take(rows, SFTBatches(rows, batch_size=9, seed=0)._order(0))
+        found = batch.add_gradients(model, microbatch_size=2, dtype=torch.float32)
+        assert validation_loss(model, rows, microbatch_size=2, dtype=torch.float32) == pytest.approx(found, rel=1e-4)
+        return found
+
+    one, other = chats[4], chats[7]
+    alone = loss_of((one, 1.0)), loss_of((other, 1.0))
+    assert loss_of((one, 1.0), (other, 0.5)) == pytest.approx((alone[0] + alone[1] / 2) / 1.5, rel=1e-4)
+    assert loss_of((one, 0.1)) == pytest.approx(alone[0], rel=1e-4)  # a mean: the only weight has no effect

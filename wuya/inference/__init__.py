@@ -1,1 +1,1 @@
-"""Model to text: sampling, KV cache, scheduler, engine, rollouts."""
+"""Model to text: sampling, KV cache, scheduler, engine, and the backends that serve it."""

@@ -19,6 +19,7 @@ from wuya.inference.lookup import followers
 from wuya.inference.native_decode import native_decode
 from wuya.inference.rows import Rows
 from wuya.inference.scheduler import Request, RowHook, Scheduler
+from wuya.models.decoder import Decoder
 from wuya.models.gpt import GPT
 
 
@@ -63,7 +64,7 @@ class Batch:
 
     def __init__(
         self,
-        model: GPT,
+        model: Decoder,
         cache: KVCache,
         *,
         max_length: int,
@@ -72,6 +73,7 @@ class Batch:
         max_rows: int | None = None,
         alternate: bool = False,
         lookup: int = 0,
+        num_tokens: int | None = None,
     ) -> None:
         """
         Args:
@@ -79,16 +81,17 @@ class Batch:
             alternate: while a long prompt is read in chunks, let the running rows take a step after each.
             lookup: while one row runs alone, guess so many tokens ahead (see `lookup.followers`): a step may then give
                 several tokens of that row, the same as without.
+            num_tokens: tokens the tokenizer has; rows of the output matrix beyond it are never sampled.
         """
         self.model, self.cache, self.max_length = model, cache, max_length
-        self._native = native_decode(model)
+        self._native = native_decode(model) if isinstance(model, GPT) else None
         self._lookup = lookup if self._native is not None else 0
         self._ids: dict[int, list[int]] = {}  # of every sequence that runs, its prompt first; kept for `lookup` only
         self.num_running = 0
         self.num_prefilled = 0
         """Prompt tokens read so far, padding included."""
         self.scheduler = Scheduler(prefill_tokens=prefill_tokens, patience_rows=max(1, cache.num_rows // 8))
-        self._rows = Rows(max_rows or cache.num_rows, num_stops, model.device)
+        self._rows = Rows(max_rows or cache.num_rows, num_stops, model.device, num_tokens=num_tokens)
         self._alternate = alternate
         self._chunk_was_last = False
         self._hooks: dict[int, RowHook] = {}

@@ -17,19 +17,24 @@ from torch import Tensor
 
 from wuya.errors import DataError
 from wuya.inference.batch import Batch, StepOutput
-from wuya.inference.kv_cache import KVCache
+from wuya.inference.caches import cache_bytes_per_token, fits, new_cache
+from wuya.inference.kv_cache import KVCache, free_cache_bytes
 from wuya.inference.sampling import SamplingParams, draw_seeds
 from wuya.inference.scheduler import Request
-from wuya.models.gpt import GPT
+from wuya.models.decoder import Decoder
+from wuya.tokenizer.turn_end import TurnEnd
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
 class HasEnd(Protocol):
-    """Of a tokenizer the engine needs only the token that ends an answer."""
+    """The part of a tokenizer that the engine needs: the tokens that end an answer, and how many tokens there are."""
 
     @property
-    def eos_id(self) -> int: ...
+    def turn_end(self) -> TurnEnd: ...
+
+    @property
+    def vocab_size(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +54,26 @@ class Engine:
 
     def __init__(
         self,
-        model: GPT,
+        model: Decoder,
         tokenizer: HasEnd | None = None,
         *,
         max_batch_size: int = 256,
         max_length: int | None = None,
         seed: int = 0,
         prefill_tokens: int = 2048,
-        max_cache_bytes: int = 1 << 30,
+        max_cache_bytes: int | None = None,
         lookup: int = 0,
     ) -> None:
         """
         Args:
-            tokenizer: gives the stop token for `SamplingParams` that name none.
+            tokenizer: gives the stop tokens for `SamplingParams` that name none.
             max_batch_size: sequences decoded at once; more wait for a free row.
             max_length: most tokens of prompt + completion; the model's context if absent.
             seed: of the generator behind calls without a seed of their own; its state can be saved and set:
                 `engine.generator.get_state()`.
             prefill_tokens: most prompt tokens of one forward; a cancel waits for one forward at most.
             max_cache_bytes: keys and values held at once, at least one sequence's; longer sequences, fewer at a time.
-                What is sampled does not depend on it.
+                None: half of the memory that is free at the first call. What is sampled does not depend on it.
             lookup: tokens guessed ahead from what the text repeats, while one sequence runs alone in a model which the
                 C++ step knows; faster where answers quote their prompt. What is sampled does not depend on it.
         """
@@ -78,7 +83,8 @@ class Engine:
         self.prefill_tokens = prefill_tokens
         self.max_cache_bytes, self.lookup = max_cache_bytes, lookup
         self.generator = torch.Generator().manual_seed(seed)
-        self.default_stops = () if tokenizer is None else (tokenizer.eos_id,)
+        self.num_tokens = None if tokenizer is None else tokenizer.vocab_size
+        self.default_stops = () if tokenizer is None else tokenizer.turn_end.ids
         self._chat_ids: tuple[int, ...] = ()
         self._chat_cache: KVCache | None = None
 
@@ -88,12 +94,15 @@ class Engine:
         sampling: SamplingParams,
         *,
         num_samples: int = 1,
+        seeds: Sequence[int] | None = None,
         on_progress: Callable[[int, int], bool | None] | None = None,
     ) -> list[list[Generation]]:
         """`num_samples` completions of every prompt, in the prompts' order.
 
         Args:
             prompts: token ids, at least one each, shorter than the context.
+            seeds: one per completion, those of a prompt side by side, in place of seeds drawn from `sampling.seed`:
+                what a completion becomes then depends on its own seed and prompt alone.
             on_progress: called after each step with (tokens sampled in it, sequences finished so far); returning False
                 stops at once, and what was sampled so far comes back with finish_reason `cancelled`.
         """
@@ -101,13 +110,16 @@ class Engine:
         if not prompts:
             return []
         length = min(self.max_length, max(len(prompt) for prompt in prompts) + sampling.max_tokens)
-        affordable = max(1, self.max_cache_bytes // (length * self.cache_bytes_per_token))
-        num_rows = min(self.max_batch_size, len(prompts) * num_samples, affordable)
+        num_rows = min(len(prompts) * num_samples, self.rows_at_once(length))
         stops = sampling.stop_token_ids or self.default_stops
         cache = self._new_cache(num_rows, length)  # freed on return: training wants the memory
         batch = Batch(self.model, cache, max_length=self.max_length, num_stops=len(stops),
-                      prefill_tokens=self.prefill_tokens, lookup=self.lookup)  # fmt: skip
-        for request in self._requests(prompts, sampling, stops, num_samples, num_rows):
+                      prefill_tokens=self.prefill_tokens, lookup=self.lookup,
+                      num_tokens=self.num_tokens)  # fmt: skip
+        if seeds is None:
+            seeds = self._seeds(sampling, len(prompts) * num_samples).tolist()
+        assert len(seeds) == len(prompts) * num_samples
+        for request in self._requests(prompts, sampling, stops, seeds, num_rows):
             batch.submit(request)
         outputs: list[StepOutput] = []
         num_finished = 0
@@ -138,7 +150,8 @@ class Engine:
         cache, num_cached = self._chat_prefix(prompt, length) if reuse_prefix else (self._new_cache(1, length), 0)
         stops = sampling.stop_token_ids or self.default_stops
         batch = Batch(self.model, cache, max_length=self.max_length, num_stops=len(stops),
-                      prefill_tokens=self.prefill_tokens, lookup=self.lookup)  # fmt: skip
+                      prefill_tokens=self.prefill_tokens, lookup=self.lookup,
+                      num_tokens=self.num_tokens)  # fmt: skip
         seed = int(self._seeds(sampling, 1)[0])
         batch.submit(Request(prompt=prompt, sampling=sampling, stop_token_ids=stops, sequences=(0,), seeds=(seed,),
                              num_cached=num_cached))  # fmt: skip
@@ -171,11 +184,11 @@ class Engine:
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
         stops: tuple[int, ...],
-        num_samples: int,
+        seeds: Sequence[int],
         num_rows: int,
     ) -> Iterator[Request]:
         """Longest prompts first: prefills with little padding, and the batch empties with the short ones."""
-        seeds = self._seeds(sampling, len(prompts) * num_samples).tolist()
+        num_samples = len(seeds) // len(prompts)
         for index in sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index)):
             sequences = range(index * num_samples, (index + 1) * num_samples)
             for start in range(0, num_samples, num_rows):  # more samples than rows: the prompt is read again
@@ -188,23 +201,20 @@ class Engine:
             return draw_seeds(count, self.generator)
         return draw_seeds(count, torch.Generator().manual_seed(sampling.seed))
 
-    @property
-    def cache_bytes_per_token(self) -> int:
-        """Keys and values of one token in all layers."""
-        config = self.model.config
-        return 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.model.dtype.itemsize
+    def rows_at_once(self, length: int) -> int:
+        """Sequences of so many tokens, prompts included, that are decoded together."""
+        if self.max_cache_bytes is None:  # kept from now on: the same batches in every call
+            self.max_cache_bytes = free_cache_bytes(self.model.device)
+        return min(self.max_batch_size, max(1, self.max_cache_bytes // (length * cache_bytes_per_token(self.model))))
 
     def _new_cache(self, num_rows: int, length: int) -> KVCache:
-        config = self.model.config
-        return KVCache(num_layers=config.num_layers, num_rows=num_rows, num_kv_heads=config.num_kv_heads, length=length,
-                       head_dim=config.head_dim, dtype=self.model.dtype, device=self.model.device)  # fmt: skip
+        return new_cache(self.model, num_rows=num_rows, length=length)
 
     def _chat_prefix(self, prompt: tuple[int, ...], length: int) -> tuple[KVCache, int]:
         """The chat's cache and how many tokens of this prompt it holds (at least one is left to read)."""
         cache, self._chat_cache = self._chat_cache, None
-        if cache is None or not cache.fits(
-            num_rows=1, length=length, dtype=self.model.dtype, device=self.model.device
-        ):  # doubling: a growing chat is copied seldom, here read again
+        if cache is None or not fits(cache, self.model, num_rows=1, length=length):
+            # doubling: a growing chat is copied seldom, here read again
             return self._new_cache(1, min(self.max_length, 2 * length)), 0
         num_cached = 0
         for kept, wanted in zip(self._chat_ids, prompt[:-1], strict=False):

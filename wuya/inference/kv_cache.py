@@ -9,9 +9,29 @@ slice no longer than the longest live row. Works for grouped-query attention (fe
 Dimension key: B rows of this forward, T new tokens, H query heads, K key-value heads, S cached tokens, C head channels.
 """
 
+import os
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from wuya.models.decoder import Decoder
+from wuya.planning.machine import memory_of
+
+
+def compute_dtype(model: Decoder) -> torch.dtype:
+    """What attention computes in, so what keys and values are kept in: autocast's dtype inside such a block, else the
+    weights' own."""
+    kind = model.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+
+
+def free_cache_bytes(device: torch.device, *, reserve: int = 0) -> int:
+    """Half of the memory that is free on the device now, less `reserve` bytes that are wanted for something else; the
+    other half is left to activations. Processes that share a machine's memory share this, too."""
+    _, free = memory_of(device.type == "cuda")
+    processes = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(0, free // processes - reserve) // 2
 
 
 class KVCache:
@@ -78,32 +98,34 @@ class KVCache:
         self.lengths_R[:num_rows] += 1
         return self._length_B.unsqueeze(1)
 
-    def attend(self, layer: int, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
-        """Store this layer's new keys and values, attend to all the row has: out_BHTC."""
+    def attend(self, layer: int, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, *, window: int = 0) -> Tensor:
+        """Store this layer's new keys and values, attend to all the row has, or its last `window` tokens: out_BHTC."""
         if self._decoding:
-            return self._attend_decode(layer, q_BHTC, k_BKTC, v_BKTC)
-        return self._attend_prefill(layer, q_BHTC, k_BKTC, v_BKTC)
+            return self._attend_decode(layer, q_BHTC, k_BKTC, v_BKTC, window)
+        return self._attend_prefill(layer, q_BHTC, k_BKTC, v_BKTC, window)
 
-    def _attend_prefill(self, layer: int, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor) -> Tensor:
+    def _attend_prefill(self, layer: int, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, window: int) -> Tensor:
         num_new = q_BHTC.shape[2]
         end = self._start + num_new
         keys, values = self.storage[layer].unbind(0)
         keys[self._rows, :, self._start : end] = k_BKTC
         values[self._rows, :, self._start : end] = v_BKTC
         grouped = q_BHTC.shape[1] != k_BKTC.shape[1]
-        if self._start == 0:  # padding stands right of every real token, so causality hides it
+        if self._start == 0 and not 0 < window < end:  # padding stands right of every real token, so causality hides it
             return scaled_dot_product_attention(q_BHTC, k_BKTC, v_BKTC, is_causal=True, enable_gqa=grouped)
         query_T = torch.arange(self._start, end, device=q_BHTC.device)
-        seen_TS = torch.arange(end, device=q_BHTC.device) <= query_T.unsqueeze(1)
+        before_TS = query_T.unsqueeze(1) - torch.arange(end, device=q_BHTC.device)
+        seen_TS = (before_TS >= 0) & (before_TS < (window or end))
         return scaled_dot_product_attention(
             q_BHTC, keys[self._rows, :, :end], values[self._rows, :, :end], attn_mask=seen_TS, enable_gqa=grouped
         )
 
-    def _attend_decode(self, layer: int, q_BH1C: Tensor, k_BK1C: Tensor, v_BK1C: Tensor) -> Tensor:
+    def _attend_decode(self, layer: int, q_BH1C: Tensor, k_BK1C: Tensor, v_BK1C: Tensor, window: int) -> Tensor:
         num_rows, num_heads, _, channels = q_BH1C.shape
         keys, values = self.storage[layer].unbind(0)
-        keys[self._row_B, :, self._length_B] = k_BK1C.squeeze(2)
-        values[self._row_B, :, self._length_B] = v_BK1C.squeeze(2)
+        # rotary positions are float32 whatever autocast says, and an indexed store converts nothing by itself
+        keys[self._row_B, :, self._length_B] = k_BK1C.squeeze(2).to(keys.dtype)
+        values[self._row_B, :, self._length_B] = v_BK1C.squeeze(2).to(values.dtype)
         keys_BKSC = keys[:num_rows, :, : self._num_read]
         values_BKSC = values[:num_rows, :, : self._num_read]
         # query heads of one key head are the rows of one small matrix product: no key is repeated or read twice
@@ -112,6 +134,9 @@ class KVCache:
         scores_BKGS = torch.matmul(q_BKGC, keys_BKSC.transpose(2, 3))
         if self._bias_B11S is not None:
             scores_BKGS += self._bias_B11S
+        if 0 < window < self._num_read:
+            before_BS = self._length_B.unsqueeze(1) - torch.arange(self._num_read, device=scores_BKGS.device)
+            scores_BKGS.masked_fill_((before_BS >= window)[:, None, None], -torch.inf)
         out_BKGC = torch.matmul(scores_BKGS.softmax(dim=-1), values_BKSC)
         return out_BKGC.view(num_rows, num_heads, 1, channels)
 

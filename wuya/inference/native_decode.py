@@ -1,9 +1,11 @@
 """One decode step in C++ (models/native.cpp) for the models it knows: GPT-2 to Qwen3, float32 or packed weights, CPU.
 
 Some thirty small torch operations a layer become loops over data that is still in the cache. Anything else, a LoRA
-adapter, GPT-1's order of norms, CUDA, bfloat16, decodes with `GPT.forward`, which is also the oracle
+adapter, other orders of norms, sliding windows, CUDA, bfloat16, decodes with `GPT.forward`, which is also the oracle
 (tests/inference/test_native_decode.py).
 """
+
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
@@ -53,10 +55,19 @@ def native_decode(model: GPT) -> NativeDecode | None:
     return NativeDecode(model) if _knows(model) and native.kernels() is not None else None
 
 
+COMPUTED = {
+    "vocab_size", "context_length", "num_layers", "model_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
+    "norm", "positions", "rope_base", "rope_scaling", "mlp", "qk_norm", "attention_bias", "output_bias", "mlp_bias",
+    "tie_embeddings", "norm_eps", "dropout", "family",
+}  # fmt: skip
+"""Fields of a config that native.cpp computes (scaled rotary positions are a table) or that change no decode step. A
+model where any other field is not at its default decodes with torch."""
+
+
 def _knows(model: GPT) -> bool:
     config = model.config
-    plain = config.norm_position == "pre" and not config.softcap
-    plain = plain and model.device.type == "cpu" and model.dtype == torch.float32
+    plain = all(getattr(config, field.name) == field.default for field in fields(config) if field.name not in COMPUTED)
+    plain = plain and config.mlp in native.ACTIVATIONS and model.device.type == "cpu" and model.dtype == torch.float32
     if not plain or torch.is_autocast_enabled("cpu") or type(model).forward is not GPT.forward:
         return False
     matrices: list[nn.Module] = [] if model.head is None else [model.head]

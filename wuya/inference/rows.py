@@ -12,7 +12,10 @@ from wuya.inference.sampling import SamplingParams, sample_rows, uniforms
 class Rows:
     """State of every row; columns beyond the running rows are meaningless."""
 
-    def __init__(self, num_rows: int, num_stops: int, device: torch.device) -> None:
+    def __init__(self, num_rows: int, num_stops: int, device: torch.device, *, num_tokens: int | None = None) -> None:
+        """Args: num_tokens: see `sample_rows`."""
+        self._num_tokens = num_tokens
+
         def ints() -> Tensor:
             return torch.zeros(num_rows, dtype=torch.int64, device=device)
 
@@ -50,4 +53,5 @@ class Rows:
             top_k_B=self.top_k_R[rows] if self._any_top_k else None,
             top_p_B=self.top_p_R[rows] if self._any_top_p else None,
             min_p_B=self.min_p_R[rows] if self._any_min_p else None,
+            num_tokens=self._num_tokens,
         )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wuya.errors import ConfigError
+from wuya.errors import ConfigError, NotFinite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +91,7 @@ def sample_rows(
     top_k_B: Tensor | None = None,
     top_p_B: Tensor | None = None,
     min_p_B: Tensor | None = None,
+    num_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One token a row. `None` means what does nothing: temperature 1, no truncation.
 
@@ -99,6 +100,8 @@ def sample_rows(
         uniform_B: in [0, 1), decides the token.
         temperature_B: 0 marks a greedy row.
         top_k_B, top_p_B, min_p_B: see `SamplingParams`; applied in this order, after the temperature.
+        num_tokens: tokens the tokenizer has. Models pad their output matrix with rows beyond it, which are never
+            sampled; log-probs are over all rows, as in training, so PPO's ratios start at 1.
     Returns: token_B int64; and logprob_B: nats, of the token under the FULL distribution at the row's temperature
         (greedy rows: at temperature 1), also where top-k, top-p or min-p are on: then it is the model's opinion of the
         token, not the log-prob of the truncated distribution it was drawn from, and PPO must not use it.
@@ -109,7 +112,17 @@ def sample_rows(
         temperature_B1 = temperature_B.float().unsqueeze(1)
         greedy_B1 = temperature_B1 == 0
         logits_BV = logits_BV / temperature_B1.masked_fill(greedy_B1, 1.0)
+    full_B1 = None
+    if num_tokens is not None and num_tokens < logits_BV.shape[1]:
+        full_B1 = logits_BV.logsumexp(dim=1, keepdim=True)
+        logits_BV = logits_BV[:, :num_tokens]
     top_B1 = logits_BV.amax(dim=1, keepdim=True)
+    if not bool(top_B1.isfinite().all()):
+        raise NotFinite(
+            "the model's logits are not finite",
+            found="NaN or infinity",
+            hint="its weights are damaged or diverged: take an earlier checkpoint of its run",
+        )
     # weight = unnormalised probability, 1 for the likeliest; cumsum accumulates in double on CPU, so sums are exact
     weight_BV = (logits_BV - top_B1).exp_()
     if top_k_B is None and top_p_B is None and min_p_B is None:
@@ -122,7 +135,7 @@ def sample_rows(
         token_B1 = _sample_truncated(weight_BV, uniform_B, top_k_B, top_p_B, min_p_B, free_B)
     if greedy_B1 is not None:
         token_B1 = torch.where(greedy_B1, logits_BV.argmax(dim=1, keepdim=True), token_B1)
-    logprob_B1 = logits_BV.gather(1, token_B1) - top_B1 - total_B1.log()
+    logprob_B1 = logits_BV.gather(1, token_B1) - (top_B1 + total_B1.log() if full_B1 is None else full_B1)
     return token_B1.squeeze(1), logprob_B1.squeeze(1)
 
 

@@ -7,15 +7,16 @@ their models as they are.
 """
 
 import os
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from wuya.errors import ConfigError
+from wuya.errors import ConfigError, RunError
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
 BUCKET_ELEMENTS = 16 * 1024 * 1024
@@ -60,24 +61,43 @@ def shutdown() -> None:
         dist.destroy_process_group()
 
 
+def group_device() -> torch.device:
+    """Where the process group takes tensors: NCCL refuses those of the CPU, gloo is for nothing else."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """Add a tensor over all ranks, in place."""
+    """Add a tensor over all ranks, in place, whichever device it is on."""
     if world_size() > 1:
-        dist.all_reduce(tensor)
+        shared = tensor.to(group_device())
+        dist.all_reduce(shared)
+        if shared is not tensor:
+            tensor.copy_(shared)
     return tensor
-
-
-def all_reduce_mean(tensor: Tensor) -> Tensor:
-    """Average a tensor over all ranks, in place."""
-    return all_reduce_sum(tensor).div_(world_size()) if world_size() > 1 else tensor
 
 
 def any_rank(flag: bool) -> bool:
     """True everywhere if it is true on some rank; all ranks must ask."""
     if world_size() == 1:
         return flag
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-    return bool(all_reduce_sum(torch.tensor(int(flag), device=device)).item())
+    return bool(all_reduce_sum(torch.tensor(int(flag))).item())
+
+
+@contextmanager
+def only_main(what: str) -> Iterator[bool]:
+    """`with only_main("write the report") as main: if main: ...`: the other ranks wait for rank 0, and where it fails
+    every rank ends in words instead of waiting for ever.
+
+    Raises RunError on the other ranks; the error of rank 0 itself goes on as it is.
+    """
+    failed = True
+    try:
+        yield is_main()
+        failed = False
+    finally:
+        failed = any_rank(failed)
+    if failed:
+        raise RunError(f"rank 0 could not {what}", found=f"this is rank {rank()}", hint="see the message of rank 0")
 
 
 def gather(value: object) -> list[object]:
@@ -87,6 +107,16 @@ def gather(value: object) -> list[object]:
     values: list[object] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def sum_stats(stats: Mapping[str, float]) -> dict[str, float]:
+    """Each statistic summed over all ranks; a rank without rows in this minibatch may have none."""
+    totals: defaultdict[str, float] = defaultdict(float)
+    shared: list[Any] = gather(dict(stats))
+    for rank in shared:
+        for name, value in rank.items():
+            totals[name] += value
+    return dict(totals)
 
 
 @torch.no_grad()
@@ -168,5 +198,8 @@ def resolve_dtype(dtype: DtypeName, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Matrix products in `dtype`; nothing at all for fp32."""
+    """Matrix products in `dtype`; nothing at all for fp32.
+
+    Until the block ends torch keeps the copies of the weights in `dtype`; `Optimizer.step` drops them.
+    """
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)

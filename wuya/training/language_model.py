@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from wuya.losses.language_model import chunked_cross_entropy, cross_entropy
-from wuya.models.gpt import GPT
+from wuya.models.decoder import Decoder
 from wuya.training import distributed
+from wuya.training.token_logprobs import hidden_logprobs
 
 
 def rows_at_once(vocab_size: int, device: torch.device) -> int:
@@ -22,7 +23,7 @@ def rows_at_once(vocab_size: int, device: torch.device) -> int:
 
 
 def nats_sum(
-    model: GPT,
+    model: Decoder,
     inputs_BT: Tensor,
     targets_BT: Tensor,
     weights_BT: Tensor | None = None,
@@ -47,14 +48,16 @@ def nats_sum(
             hidden_ND = model(inputs_BT, positions_BT=positions_BT, segments_BT=segments_BT, wanted_BT=counted_BT)
             targets_N, weights_N = targets_BT[counted_BT], weights_BT[counted_BT]
         rows = rows_at_once(model.config.vocab_size, hidden_ND.device)
-        if not model.config.softcap and hidden_ND.size(0) > rows:
-            head_VD = model.embedding.weight if model.head is None else model.head.weight
+        if (head_VD := model.output_matrix) is not None and hidden_ND.size(0) > rows:
             return chunked_cross_entropy(hidden_ND, head_VD, targets_N, weights_N, chunk_size=rows)[0]
+        if hidden_ND.size(0) > rows:  # a cap bends the logits: their gradient is left to autograd
+            nats_N = -hidden_logprobs(model, hidden_ND, targets_N)
+            return nats_N.sum() if weights_N is None else nats_N @ weights_N
         return cross_entropy(model.logits(hidden_ND), targets_N, weights_N)[0]
 
 
 def add_gradients(
-    model: GPT,
+    model: Decoder,
     inputs_BT: Tensor,
     targets_BT: Tensor,
     *,
@@ -95,7 +98,7 @@ class Validation:
 
 @torch.no_grad()
 def validate(
-    model: GPT,
+    model: Decoder,
     batches: Iterable[tuple[Tensor, Tensor]],
     token_bytes_V: Tensor,
     *,
@@ -120,8 +123,8 @@ def validate(
             part = mine[start : start + rows]
             targets = targets_BT[part].to(device)
             with distributed.autocast(device, dtype):
-                logits_NV = model.logits(model(inputs_BT[part].to(device))).flatten(0, 1)
-            nats_N = torch.nn.functional.cross_entropy(logits_NV, targets.flatten(), reduction="none").double()
+                hidden_ND = model(inputs_BT[part].to(device)).flatten(0, 1)
+                nats_N = -hidden_logprobs(model, hidden_ND, targets.flatten()).double()
             bytes_N = token_bytes_V[targets.flatten()].double()
             is_text_N = (bytes_N > 0).double()
             totals += torch.stack((nats_N.sum(), is_text_N.new_tensor(len(nats_N)), nats_N @ is_text_N, bytes_N.sum()))

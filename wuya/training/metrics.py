@@ -1,5 +1,6 @@
-"""Every metric a run logs: formula, unit, healthy range, what leaving it means. Docs and reports are made from this."""
+"""What every run logs: formula, unit, healthy range, what leaving it means; recipes document theirs in this form."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -16,6 +17,11 @@ class Metric:
     """What leaving the range means, and what to try."""
 
 
+def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each statistic over the minibatches of an update."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
 METRICS: dict[str, Metric] = {
     "loss": Metric(
         "training loss: sum of nats over the target tokens of the step / their number",
@@ -29,7 +35,13 @@ METRICS: dict[str, Metric] = {
         "0.1 to 2 after warmup, slowly changing",
         "spikes: bad batches or a rate at the edge of stability; growing for long: divergence is near, lower the rate",
     ),
-    "lr": Metric("multiplier of the peak learning rates, from the schedule", "1", "0 to 1", "not a symptom"),
+    "lr": Metric(
+        "learning rate of the step: the peak times the schedule's multiplier (PPO: the policy's, or the value model's "
+        "while it warms up; Muon: the matrices')",
+        "weight per step",
+        "rises to the peak during warmup, then follows the schedule",
+        "not a symptom",
+    ),
     "tokens": Metric("training tokens seen so far, all ranks", "tokens", "rises by one batch a step", "not a symptom"),
     "tokens_per_second": Metric(
         "training tokens / wall time since the last row, validation and saving left out",

@@ -1,6 +1,6 @@
 """AdamW, and Muon for the matrices inside the blocks, behind one small `Optimizer`.
 
-Muon (Jordan et al. 2024; spec section 12) replaces the momentum of a weight matrix by the nearest matrix whose singular
+Muon (Jordan et al. 2024) replaces the momentum of a weight matrix by the nearest matrix whose singular
 values are all about one. Matrices of one shape are orthogonalised together in one batched multiplication, and matrices
 that are stored fused (query/key/value, gate/up) are taken apart first: orthogonalising the stack would tie the step
 sizes of parts that have nothing to do with each other.
@@ -115,7 +115,8 @@ class Muon(torch.optim.Optimizer):
             if stacked_NRC.is_cuda:  # half the time on tensor cores; a CPU without bf16 arithmetic keeps fp32
                 stacked_NRC = stacked_NRC.bfloat16()
             scale = max(1.0, num_rows / num_columns) ** 0.5
-            steps = orthogonalize(stacked_NRC).to(weights[0].dtype).unbind()
+            with torch.autocast(stacked_NRC.device.type, enabled=False):  # its precision is chosen here
+                steps = orthogonalize(stacked_NRC).to(weights[0].dtype).unbind()
             torch._foreach_add_(weights, steps, alpha=-lr * scale)
 
     def _momentum(self, param: nn.Parameter) -> Tensor:
@@ -140,9 +141,10 @@ class Optimizer:
         return [group for part in self.parts for group in part.param_groups]
 
     def step(self) -> None:
-        """Update the weights from their gradients."""
+        """Update the weights from their gradients; the next forward pass sees them, inside an autocast block too."""
         for part in self.parts:
             part.step()
+        torch.clear_autocast_cache()  # autocast's copies of the weights are those from before this step
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
@@ -154,7 +156,7 @@ class Optimizer:
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the moments; learning rates stay this run's (stored ones may have decayed to 0: spec 12.1, SFT)."""
+        """Restore the moments; learning rates stay this run's (stored ones may have decayed to 0)."""
         rates = [(group["lr"], group["initial_lr"]) for group in self.param_groups]
         for part, part_state in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(part_state)
@@ -228,10 +230,15 @@ def _adamw(groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=plain)
 
 
-def set_lr(optimizer: Optimizer, multiplier: float) -> None:
-    """Set every group's learning rate to its peak times the schedule's multiplier."""
+def set_lr(optimizer: Optimizer, multiplier: float) -> float:
+    """Set every group's learning rate to its peak times the schedule's multiplier.
+
+    Returns: the rate of the first group, which is what runs log as `lr`: AdamW's single rate, or that of the matrices
+        under Muon (of what AdamW updates, where Muon has no matrix).
+    """
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * multiplier
+    return float(optimizer.param_groups[0]["lr"])
 
 
 def clip_gradients(params: Iterable[nn.Parameter], max_norm: float) -> float:

@@ -11,7 +11,8 @@
         run.finish()
 
 A step is the number of finished updates. `<out>/checkpoints/step_000200/` is a model folder plus `resume/state.pt`
-(tensors and primitives, loaded with `weights_only=True`). After Ctrl-C or SIGTERM `save_is_due` is true, and `save`
+(tensors and primitives, loaded with `weights_only=True`), and the SHA-256 of each of its files. `--resume` compares
+them, and goes on from the newest checkpoint that is whole. After Ctrl-C or SIGTERM `save_is_due` is true, and `save`
 then raises `Interrupted` with the line that goes on. Only rank 0 writes.
 """
 
@@ -31,16 +32,21 @@ from typing import Any, Self
 
 import torch
 
+from wuya.checkpoints.checksums import newest_whole, require_whole, write_checksums
 from wuya.config import save_config, to_dict
 from wuya.console import say, warn
 from wuya.errors import CheckpointError, ConfigError, DataError, Interrupted, NotFinite, RunError
 from wuya.files import FileLock, append_jsonl, atomic_folder, make_folder, read_jsonl, to_json, write_atomic
 from wuya.training import distributed
+from wuya.training.inputs import Inputs, inputs_of, record_inputs, require_same_inputs, write_inputs
 from wuya.training.kernels import kernel_choices, restore_rng, rng_state
+from wuya.training.metrics import METRICS, Metric
 from wuya.training.report import write_report
 
 FREE_FIELDS = frozenset({"resume", "out", "json", "save_every", "keep_last_n", "log_every", "tensorboard"})
 """Config fields that may differ on resume: they do not touch the numbers."""
+MEMORY_FIELDS = frozenset({"microbatch_size", "microbatch_tokens", "activation_checkpointing", "max_batch_size"})
+"""Fields that may differ too, so that a run that ran out of memory resumes with less: only rounding follows them."""
 
 
 class Run:
@@ -54,6 +60,7 @@ class Run:
         resume: bool = False,
         verb: str = "",
         keep_last_n: int = 2,
+        metrics: Mapping[str, Metric] | None = None,
         kernels: Mapping[str, str] | None = None,
         tensorboard: bool = False,
     ) -> None:
@@ -64,6 +71,7 @@ class Run:
             config: the recipe's frozen dataclass; written to config.yaml before step 0, compared on resume.
             verb: the command that started the run, for the line that goes on.
             keep_last_n: newest checkpoints to keep; 0 keeps all.
+            metrics: what is logged beside `METRICS`, documented for the report.
             kernels: choices of kernels made by the recipe; stored with the run and compared on resume, beside ours.
             tensorboard: also write TensorBoard files into `<out>/tensorboard`.
         """
@@ -72,8 +80,12 @@ class Run:
         self.resume = resume
         self.verb = verb
         self.keep_last_n = keep_last_n
+        self.metrics = {**METRICS, **(metrics or {})}
         self.kernels = {**kernel_choices(), **(kernels or {})}
         self.interrupted = False
+        self.chosen_step: int | None = None
+        """Step whose checkpoint ships in place of the newest, and is never dropped; see training/early_choice.py."""
+        self.inputs: Inputs = {}
         self._tensorboard_wanted = tensorboard
         self._tensorboard: Any = None
         self._stack = ExitStack()
@@ -82,14 +94,14 @@ class Run:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            if distributed.is_main():
-                make_folder(self.out)
-                stack.enter_context(FileLock(self.out / ".lock"))
-                self._prepare_folder()
-                if self._tensorboard_wanted:
-                    self._tensorboard = _tensorboard_writer(self.out / "tensorboard")
-                    stack.callback(self._tensorboard.close)
-            distributed.barrier()
+            with distributed.only_main(f"prepare `{self.out}`") as main:
+                if main:
+                    make_folder(self.out)
+                    stack.enter_context(FileLock(self.out / ".lock"))
+                    self._prepare_folder()
+                    if self._tensorboard_wanted:
+                        self._tensorboard = _tensorboard_writer(self.out / "tensorboard")
+                        stack.callback(self._tensorboard.close)
             for number in (signal.SIGINT, signal.SIGTERM):
                 stack.callback(*_replace_handler(number, self._on_signal))
             self._stack = stack.pop_all()
@@ -106,18 +118,26 @@ class Run:
         latest = self.latest_checkpoint()
         if self.resume and config_file.exists():
             self._require_same_config(config_file)
+            latest = newest_whole(self.out, self._all_checkpoints())
         elif latest is not None:
             raise ConfigError(
                 f"`{self.out}` already holds a run",
                 found=latest.name,
                 hint=f"go on with it: `{self.resume_command()}`; or start another: `--out {self.out}-2`",
             )
+        self.inputs = inputs_of(self.config)
         if self.resume and latest is None:
             say(f"nothing to resume in `{self.out}` yet: starting from the beginning")
+        elif latest is not None:
+            require_same_inputs(self.out, self.inputs, start_anew=f"another `--out`, `{self.out}-2`")
+        write_inputs(self.out, self.inputs)
         save_config(self.config, config_file)
         step = 0 if latest is None else step_of(latest)
         for name in ("metrics.jsonl", "samples.jsonl"):
             truncate_rows(self.out / name, step if latest is not None else -1)
+
+    def _all_checkpoints(self) -> list[Path]:
+        return sorted(self.checkpoints.glob("step_*"), key=step_of)
 
     def _require_same_config(self, config_file: Path) -> None:
         import yaml
@@ -129,6 +149,10 @@ class Run:
             for key in dict.fromkeys([*stored, *current])
             if key not in FREE_FIELDS and stored.get(key) != current.get(key)
         ]
+        rounding = [text for text in differing if text.partition(":")[0] in MEMORY_FIELDS]
+        if rounding:
+            warn(f"resumed numbers may differ in the last digits: {'; '.join(rounding)}")
+        differing = [text for text in differing if text not in rounding]
         if differing:
             raise ConfigError(
                 f"`{self.out}` was started with other settings, so it can't be resumed with these",
@@ -150,7 +174,7 @@ class Run:
     # -- lines -------------------------------------------------------------------------------------------------------
 
     def log(self, step: int, values: Mapping[str, object]) -> None:
-        """Add a row of metrics (documented in training/metrics.py)."""
+        """Add a row of metrics, those that the run was opened with."""
         if not distributed.is_main():
             return
         append_jsonl(self.out / "metrics.jsonl", {"step": step, "time": round(time.time(), 3), **values})
@@ -185,9 +209,13 @@ class Run:
         """The folder of this run's checkpoints."""
         return self.out / "checkpoints"
 
+    def checkpoint_of(self, step: int) -> Path:
+        """The folder of the checkpoint after `step` updates."""
+        return self.checkpoints / f"step_{step:06d}"
+
     def latest_checkpoint(self) -> Path | None:
-        """The newest checkpoint; every folder under a final name is whole."""
-        found = sorted(self.checkpoints.glob("step_*"), key=step_of)
+        """The newest checkpoint; every folder under a final name was written as a whole."""
+        found = self._all_checkpoints()
         return found[-1] if found else None
 
     def save_is_due(self, step: int, *, every: int, last: int) -> bool:
@@ -202,16 +230,18 @@ class Run:
             save_model: writes the model folder at the path it is given.
             state: what a resumed run needs beside the model: tensors and primitives. RNG states and kernels are added.
         """
-        folder = self.checkpoints / f"step_{step:06d}"
+        folder = self.checkpoint_of(step)
         rng = distributed.gather(rng_state())
-        if distributed.is_main():
-            with atomic_folder(folder) as temporary:
-                save_model(temporary)
-                make_folder(temporary / "resume")
-                full = {"step": step, "kernels": self.kernels, "rng": rng, "state": dict(state)}
-                _torch_save(full, temporary / "resume" / "state.pt")
-            self._drop_old()
-        distributed.barrier()
+        with distributed.only_main(f"save `{folder}`") as main:
+            if main:
+                with atomic_folder(folder) as temporary:
+                    save_model(temporary)
+                    record_inputs(temporary / "wuya.json", self.inputs)
+                    make_folder(temporary / "resume")
+                    full = {"step": step, "kernels": self.kernels, "rng": rng, "state": dict(state)}
+                    _torch_save(full, temporary / "resume" / "state.pt")
+                    write_checksums(temporary, changed=("wuya.json",))
+                self._drop_old()
         if self.interrupted:
             raise Interrupted(
                 f"stopped after step {step}, saved in `{folder}`", hint=f"go on: `{self.resume_command()}`"
@@ -248,22 +278,29 @@ class Run:
         return int(full["step"]), state
 
     def finish(self) -> Path:
-        """Make the newest checkpoint's model available as `<out>/model` (hard links, no copy), write report.html."""
+        """Make the model of the newest or the chosen checkpoint available as `<out>/model` (hard links, no copy), and
+        write report.html."""
         model = self.out / "model"
-        if distributed.is_main():
-            latest = self.latest_checkpoint()
-            assert latest is not None, "finish() comes after the last save()"
-            with atomic_folder(model) as temporary:
-                without_resume = shutil.ignore_patterns("resume")
-                shutil.copytree(latest, temporary, copy_function=_link, ignore=without_resume, dirs_exist_ok=True)
-            write_report(self.out)
-        distributed.barrier()
+        with distributed.only_main(f"finish `{self.out}`") as main:
+            if main:
+                latest = self.latest_checkpoint()
+                assert latest is not None, "finish() comes after the last save()"
+                if self.chosen_step is not None:
+                    latest = self.checkpoint_of(self.chosen_step)
+                    require_whole(latest)
+                with atomic_folder(model) as temporary:
+                    without_resume = shutil.ignore_patterns("resume")
+                    shutil.copytree(latest, temporary, copy_function=_link, ignore=without_resume, dirs_exist_ok=True)
+                    write_checksums(temporary)
+                write_report(self.out, self.metrics)
         return model
 
     def _drop_old(self) -> None:
         if self.keep_last_n <= 0:
             return
-        for old in sorted(self.checkpoints.glob("step_*"), key=step_of)[: -self.keep_last_n]:
+        for old in self._all_checkpoints()[: -self.keep_last_n]:
+            if step_of(old) == self.chosen_step:
+                continue
             retired = old.with_name(f".{old.name}.dropped")
             old.rename(retired)  # first out of sight: a kill in the middle leaves no half checkpoint under a final name
             shutil.rmtree(retired, ignore_errors=True)

@@ -19,7 +19,7 @@ def warmup_cosine(step: int, total: int, warmup: int, final: float) -> float:
 
 
 def trapezoid(step: int, total: int, warmup: int, warmdown: int, final: float) -> float:
-    """Linear warmup, constant 1, then linear over the last `warmdown` steps to `final` (nanochat, spec 12.1)."""
+    """Linear warmup, constant 1, then linear over the last `warmdown` steps to `final` (nanochat)."""
     if step < warmup:
         return (step + 1) / warmup
     if step <= total - warmdown:
@@ -33,6 +33,16 @@ def constant_with_warmup(step: int, warmup: int, start: float = 0.1) -> float:
     if step >= warmup:
         return 1.0
     return start + (1 - start) * step / warmup
+
+
+def policy_gradient_multiplier(update: int, *, warmup_updates: int, num_updates: int, linear_decay: bool) -> float:
+    """Multiplier of the peak learning rates in PPO or GRPO update number `update`, 0 being the first.
+
+    InstructGPT: from a tenth of the peak over the first 10 iterations, then constant (section C.4). With `linear_decay`
+    it also falls in a straight line to 0 after `num_updates`, as in OpenAI's earlier lm-human-preferences.
+    """
+    multiplier = constant_with_warmup(update, warmup_updates, 0.1)
+    return multiplier * (1 - update / num_updates) if linear_decay else multiplier
 
 
 def warmup_linear(progress: float, warmup: float = 0.002) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wuya.data.batches import PackedRows
-from wuya.models.gpt import GPT
+from wuya.models.decoder import Decoder
 from wuya.training import distributed
 from wuya.training.language_model import nats_sum
 
@@ -44,7 +44,7 @@ class SFTBatch:
             parts.append(tuple(column[rows, :width] for column in columns))
         return parts
 
-    def nats(self, model: GPT, part: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+    def nats(self, model: Decoder, part: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
         """Weighted nats of one of `parts`, summed; carries gradient."""
         inputs, targets, weights, segments, positions = (column.to(model.device) for column in part)
         one_chat_a_row = not bool((segments > 0).any())  # then padding is all on the right, and no mask is needed
@@ -58,11 +58,11 @@ class SFTBatch:
             dtype=dtype,
         )
 
-    def add_gradients(self, model: GPT, *, microbatch_size: int, dtype: torch.dtype, scale: float = 1.0) -> float:
+    def add_gradients(self, model: Decoder, *, microbatch_size: int, dtype: torch.dtype, scale: float = 1.0) -> float:
         """Add scale x the gradient of the mean nats per target token of the whole step; returns that mean."""
         total = torch.zeros((), device=model.device)
         for part in self.parts(microbatch_size):
-            loss = self.nats(model, part, dtype) / max(self.num_targets, 1.0)
+            loss = self.nats(model, part, dtype) / (self.num_targets or 1.0)
             (loss if scale == 1.0 else scale * loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return float(distributed.all_reduce_sum(total))
@@ -88,6 +88,10 @@ class SFTBatches:
     def epochs(self, steps: int) -> float:
         """Passes over the rows after so many updates."""
         return steps * self.batch_size / len(self.rows)
+
+    def ends_epoch(self, steps: int) -> bool:
+        """Whether the last of so many updates finished a pass over the rows."""
+        return steps * self.batch_size // len(self.rows) > (steps - 1) * self.batch_size // len(self.rows)
 
     def tokens_before(self, step: int) -> int:
         """Tokens, padding not counted, of all updates before `step`."""
@@ -122,7 +126,7 @@ def take(rows: PackedRows, chosen_B: "np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @torch.no_grad()
-def validation_loss(model: GPT, rows: PackedRows, *, microbatch_size: int, dtype: torch.dtype) -> float:
+def validation_loss(model: Decoder, rows: PackedRows, *, microbatch_size: int, dtype: torch.dtype) -> float:
     """Nats per target token over all rows."""
     was_training = model.training
     model.eval()
@@ -131,4 +135,4 @@ def validation_loss(model: GPT, rows: PackedRows, *, microbatch_size: int, dtype
     for part in batch.parts(microbatch_size):
         total += batch.nats(model, part, dtype)
     model.train(was_training)
-    return float(distributed.all_reduce_sum(total)) / max(batch.num_targets, 1.0)
+    return float(distributed.all_reduce_sum(total)) / (batch.num_targets or 1.0)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.inference.naive import sharp_model
-from wuya.models.checkpoint import save_checkpoint
+from wuya.checkpoints.checkpoint import save_checkpoint
 from wuya.models.gpt import GPT
 from wuya.tokenizer.bpe import Tokenizer, train_tokenizer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wuya.inference.backends.local import LocalEngine
-from wuya.inference.backends.protocol import Delta, Done, Engine, Event, GenerationParams, GenerationRequest
+from wuya.inference.backends.protocol import Delta, Done, Event, GenerationParams, GenerationRequest, ServingEngine
 
 
 def request(job: str, prompt: list[int] | tuple[int, ...], *, model: str = "tiny", **params: Any) -> GenerationRequest:
@@ -15,7 +15,7 @@ def request(job: str, prompt: list[int] | tuple[int, ...], *, model: str = "tiny
     return GenerationRequest(job=job, model=model, prompt_ids=tuple(prompt), params=settings)
 
 
-async def collect(engine: Engine, wanted: GenerationRequest) -> list[Event]:
+async def collect(engine: ServingEngine, wanted: GenerationRequest) -> list[Event]:
     async with aclosing(engine.submit(wanted)) as events:
         return [event async for event in events]
 
@@ -35,6 +35,17 @@ def reasons(events: list[Event]) -> dict[int, str]:
 @asynccontextmanager
 async def running(checkpoint: Path, **options: Any) -> AsyncIterator[LocalEngine]:
     engine = LocalEngine({"tiny": checkpoint}, device="cpu", dtype="float32", **options)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+@asynccontextmanager
+async def running_many(checkpoints: dict[str, Path]) -> AsyncIterator[LocalEngine]:
+    """One engine for several models, by name."""
+    engine = LocalEngine(dict(checkpoints), device="cpu", dtype="float32")
     await engine.start()
     try:
         yield engine

@@ -53,8 +53,8 @@ def test_greedy_tokens_are_those_of_the_naive_loop_whatever_else_runs(
             many = await asyncio.gather(*(collect(engine, request(str(n), p)) for n, p in enumerate(wanted)))
             assert engine.info().slots_used == 0 and engine.info().queue_length == 0
         for prompt, events in zip(wanted, many, strict=True):
-            greedy = naive_greedy(small_model, prompt, 16, (tokenizer.eos_id, tokenizer.document_end_id))
-            stopped = greedy[-1] in (tokenizer.eos_id, tokenizer.document_end_id)
+            greedy = naive_greedy(small_model, prompt, 16, tokenizer.turn_end.ids)
+            stopped = greedy[-1] in tokenizer.turn_end.ids
             assert ids(events) == (greedy[:-1] if stopped else greedy)
             assert text(events) == tokenizer.decode(greedy, skip_special=True)
             assert reasons(events) == {0: "stop" if stopped else "length"}

@@ -11,6 +11,8 @@ import pytest
 
 from tests.inference.backends.helpers import collect, ids, reasons, request, run, text
 from tests.inference.naive import full_logprobs, naive_greedy, sharp_model
+from wuya.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from wuya.checkpoints.gguf_writer import save_gguf
 from wuya.errors import CheckpointError, ConfigError
 from wuya.inference.backends.local import LocalEngine
 from wuya.inference.backends.protocol import (
@@ -22,8 +24,6 @@ from wuya.inference.backends.protocol import (
     Started,
     Unsupported,
 )
-from wuya.models.checkpoint import load_checkpoint, save_checkpoint
-from wuya.models.gguf_writer import save_gguf
 from wuya.models.gpt import GPT
 from wuya.tokenizer.bpe import Tokenizer
 
@@ -51,7 +51,7 @@ async def running(path: Path, **options: Any) -> AsyncIterator[LocalEngine]:
 
 def test_it_says_what_our_own_engine_would(gguf: Path, tokenizer: Tokenizer) -> None:
     model, _ = load_checkpoint(gguf)
-    stops = (tokenizer.eos_id, tokenizer.document_end_id)
+    stops = tokenizer.turn_end.ids
 
     async def main() -> None:
         prompts = [[5, 6, 7], [40, 41], [9], *([n, n + 1, n + 2] for n in range(20, 25))]

@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_records_and_errors_cross_the_wire_whole() -> None:
         [Delta("j", 0, "\u68af\U0001f600", (1, 2), (token,)), Failed("j", "c", "m", retryable=True)],
         GenerationRequest(job="j", model="m", prompt_ids=(1, 2), params=params),
         {"!": "bytes", "data": [None, True, 1.5, {"deep": {}}]},
+        [[1, 2], [True, 1], [], [1, None], [1, "a"]],
     ):
         assert through_the_wire(value) == value
     error = through_the_wire(ContextTooLong(prompt_tokens=9, max_tokens=2, context_length=10))
@@ -52,6 +54,14 @@ def test_records_and_errors_cross_the_wire_whole() -> None:
     error = through_the_wire(Overloaded(retry_after=3.5))
     assert isinstance(error, Overloaded) and error.retry_after == 3.5 and error.hint
     assert "boom" in str(through_the_wire(ValueError("boom")))
+
+
+def test_a_long_prompt_crosses_the_wire_while_nobody_waits_long() -> None:
+    """A quarter of a million ids took a second at each end, and all streams share that event loop."""
+    ids = list(range(262_144))
+    began = time.perf_counter()
+    assert through_the_wire({"tokens": ids}) == {"tokens": ids}
+    assert time.perf_counter() - began < 0.5
 
 
 def test_a_killed_engine_fails_its_streams_and_answers_again(checkpoint: Path) -> None:

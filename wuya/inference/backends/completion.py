@@ -27,9 +27,10 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:
         specials = set(tokenizer.special_ids.values())
+        self.skips_first_space = tokenizer.skips_first_space
         self.spelling = [tokenizer.decode_bytes([id]) for id in range(size)]
         self.text = [b"" if id in specials else data for id, data in enumerate(self.spelling)]
-        self.stops = tuple(sorted({tokenizer.eos_id, tokenizer.document_end_id}))
+        self.stops = tokenizer.turn_end.ids
 
     def logprob(self, id: int, logprob: float, top: Sequence[tuple[int, float]]) -> TokenLogprob:
         """The record of one token."""
@@ -51,11 +52,14 @@ class Completion:
         self.ids: list[int] = []
         self.finished = False
         self._stream = TextStream(params.stop)
+        self._drops_space = vocabulary.skips_first_space and not params.continues
         self._logprob: TokenLogprob | None = None
         self._raw_V: Tensor | None = None
         self._counts_V: Tensor | None = None
         self._seen_V: Tensor | None = None
         self._bias: tuple[Tensor, Tensor] | None = None
+        self.failure: tuple[str, str] | None = None
+        """Code and message where no token may follow: the request cannot be followed any further."""
 
     @property
     def needs_hook(self) -> bool:
@@ -84,6 +88,19 @@ class Completion:
             self._penalise(logits_V)
         if self.grammar is not None:
             self.grammar.mask(logits_V)
+        if (self._bias is not None or self.grammar is not None) and not torch.isfinite(logits_V).any():
+            self._give_up(logits_V)
+
+    def _give_up(self, logits_V: Tensor) -> None:
+        """Nothing may follow. One row cannot raise, or all others would end with it: it samples an end, then fails."""
+        error = "" if self.grammar is None else self.grammar.error
+        if error:
+            self.failure = ("invalid_schema", f"the JSON schema cannot be followed (found: {error})")
+        elif self.grammar is not None:
+            self.failure = ("invalid_value", "`logit_bias` forbids every token that the JSON schema allows next")
+        else:
+            self.failure = ("invalid_value", "`logit_bias` forbids every token of this model")
+        logits_V[self.vocabulary.stops[0]] = 0.0
 
     def after(self, token: int) -> None:
         """Remember the token for the next step's penalties and grammar."""
@@ -95,7 +112,7 @@ class Completion:
         if self._counts_V is not None and self._seen_V is not None:
             self._counts_V[token] += 1
             self._seen_V[token] = True
-        if self.grammar is not None:
+        if self.grammar is not None and self.failure is None:
             self.grammar.accept(token)
 
     def _penalise(self, logits_V: Tensor) -> None:
@@ -135,7 +152,10 @@ class Completion:
         self.ids.append(token)
         events: list[Event] = []
         if not (finished and stopped):  # the end token is no text
-            text = self._stream.push(self.vocabulary.text[token])
+            data = self.vocabulary.text[token]
+            if self._drops_space and data:  # the space that SentencePiece spells before the first word
+                data, self._drops_space = data.removeprefix(b" "), False
+            text = self._stream.push(data)
             logprobs = () if self._logprob is None else (self._logprob,)
             events.append(Delta(self.job, self.index, text, (token,), logprobs))
         if self._stream.stopped or stopped:

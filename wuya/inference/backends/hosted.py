@@ -18,13 +18,21 @@ from torch import Tensor
 from wuya.inference.backends.completion import Completion, Vocabulary
 from wuya.inference.backends.grammar import Grammar, GrammarCompiler
 from wuya.inference.backends.prefixes import PrefixStore, shared_length
-from wuya.inference.backends.protocol import Event, Failed, Finished, GenerationRequest, ModelInfo, TokenLogprob
+from wuya.inference.backends.protocol import (
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    InvalidParameter,
+    ModelInfo,
+    TokenLogprob,
+)
 from wuya.inference.backends.scoring import embedding, token_logprobs
 from wuya.inference.batch import Batch, StepOutput
-from wuya.inference.kv_cache import KVCache
+from wuya.inference.caches import cache_bytes_per_token, new_cache
 from wuya.inference.sampling import SamplingParams, draw_seeds
 from wuya.inference.scheduler import Request
-from wuya.models.gpt import GPT
+from wuya.models.decoder import Decoder
 from wuya.tokenizer.bpe import Tokenizer
 
 STEP_SECONDS = 0.15
@@ -66,16 +74,14 @@ class HostedModel:
     """Continuous batching of requests for one model."""
 
     def __init__(
-        self, info: ModelInfo, model: GPT, tokenizer: Tokenizer, *, slots: int, cache_bytes: int, prefix_bytes: int
+        self, info: ModelInfo, model: Decoder, tokenizer: Tokenizer, *, slots: int, cache_bytes: int, prefix_bytes: int
     ) -> None:
         self.info, self.model, self.tokenizer, self.slots = info, model, tokenizer, slots
         self.context_length, self.vocab_size = info.context_length, model.config.vocab_size
-        config = model.config
-        self.vocabulary = Vocabulary(tokenizer, config.vocab_size)
-        self.bytes_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * model.dtype.itemsize
+        self.vocabulary = Vocabulary(tokenizer, model.config.vocab_size)
+        self.bytes_per_token = cache_bytes_per_token(model)
         self.cache_bytes = max(cache_bytes, self.context_length * self.bytes_per_token)
-        self.cache = KVCache(num_layers=config.num_layers, num_rows=1, num_kv_heads=config.num_kv_heads, length=1,
-                             head_dim=config.head_dim, dtype=model.dtype, device=model.device)  # fmt: skip
+        self.cache = new_cache(model, num_rows=1, length=1)
         self.prefixes = PrefixStore(prefix_bytes)
         self.jobs: dict[str, Job] = {}
         self.accepted: set[str] = set()
@@ -96,7 +102,8 @@ class HostedModel:
 
     def _new_batch(self) -> None:
         self.batch = Batch(self.model, self.cache, max_length=self.context_length, max_rows=self.slots,
-                           num_stops=len(self.vocabulary.stops), alternate=True)  # fmt: skip
+                           num_stops=len(self.vocabulary.stops), alternate=True,
+                           num_tokens=self.tokenizer.vocab_size)  # fmt: skip
         self.batch.scheduler.patience_rows = 1
         self.batch.on_leave = self._keep_prefix
 
@@ -126,6 +133,12 @@ class HostedModel:
     def check(self, request: GenerationRequest) -> None:
         """Numbers out of range are refused."""
         _sampling(request)
+        if unknown := [id for id in request.params.logit_bias if not 0 <= id < self.vocab_size]:
+            raise InvalidParameter(
+                f"`logit_bias` names a token that this model does not have; its ids are 0 to {self.vocab_size - 1}",
+                param="logit_bias",
+                found=", ".join(map(str, unknown[:3])),
+            )
 
     def compile_schema(self, schema: Mapping[str, Any]) -> Grammar:
         """The grammar of a JSON schema; from any thread."""
@@ -306,7 +319,12 @@ class HostedModel:
     def _tell(self, output: StepOutput) -> None:
         finished, stopped = output.finished_B.tolist(), output.stopped_B.tolist()
         for row, (sequence, token) in enumerate(zip(output.sequence_B.tolist(), output.token_B.tolist(), strict=True)):
-            completion = self._by_sequence[sequence]
+            completion = self._by_sequence.get(sequence)
+            if completion is None:  # its job has just failed with another of its completions
+                continue
+            if completion.failure is not None:
+                self._fail_job(completion, ended=finished[row])
+                continue
             self._events += completion.advance(token, finished=finished[row], stopped=stopped[row])
             if completion.finished:
                 if not finished[row]:  # a stop string
@@ -315,6 +333,18 @@ class HostedModel:
                 job = self.jobs[completion.job]
                 if job.num_finished == len(job.completions):
                     self._end(job)
+
+    def _fail_job(self, completion: Completion, *, ended: bool) -> None:
+        """One completion cannot go on: its job fails, every other job is left alone."""
+        assert completion.failure is not None
+        job, (code, message) = self.jobs.pop(completion.job), completion.failure
+        self._waiting = [work for work in self._waiting if work.job is not job]
+        live = [c.sequence for c in job.completions if c.sequence in self._by_sequence]
+        self.batch.cancel_now([sequence for sequence in live if not (ended and sequence == completion.sequence)])
+        for other in job.completions:
+            other.finished = True
+            self._forget(other)
+        self._events.append(Failed(job.request.job, code, message))
 
     def _end(self, job: Job) -> None:
         del self.jobs[job.request.job]

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Literal
 
 from wuya import __version__
+from wuya.checkpoints.checkpoint import load_checkpoint, resolve_checkpoint
+from wuya.checkpoints.hf_folder import weight_files
+from wuya.console import say
 from wuya.files import sha256_file
 from wuya.inference.backends.chat import knows_tools
 from wuya.inference.backends.hosted import HostedModel
 from wuya.inference.backends.protocol import ModelInfo
-from wuya.models.checkpoint import load_checkpoint, resolve_checkpoint
-from wuya.models.hf_folder import weight_files
+from wuya.models.decoder import require_own
 from wuya.training.distributed import resolve_device, resolve_dtype
 
 Quantize = Literal["none", "int8", "int4"]
@@ -31,10 +33,12 @@ def load_hosted(
     """Read weights and tokenizer; see `LocalEngine` for the arguments."""
     place, where = resolve_checkpoint(path), resolve_device(device)
     model, tokenizer = load_checkpoint(place, device=where, dtype=resolve_dtype(dtype, where))  # type: ignore[arg-type]
+    if tokenizer.system_prompt:
+        say(f"`{alias}`: system prompt of chats without one: {tokenizer.system_prompt}")
     if quantize != "none":
         from wuya.models.quantize import quantize_model
 
-        quantize_model(model, quantize)
+        quantize_model(require_own(model, "`--quantize`"), quantize)
     files = weight_files(place) if place.is_dir() else [place]
     info = ModelInfo(
         alias=alias,

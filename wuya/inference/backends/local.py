@@ -12,9 +12,9 @@ import logging
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 
@@ -31,6 +31,7 @@ from wuya.inference.backends.protocol import (
     Failed,
     Finished,
     GenerationRequest,
+    InvalidSchema,
     Overloaded,
     Started,
     TokenLogprob,
@@ -39,10 +40,22 @@ from wuya.inference.backends.protocol import (
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
+P = ParamSpec("P")
+COMPILE_SECONDS = 10.0
+SHORT_TEXT = 8_192
+"""Characters that are encoded in less time than a change of threads may take."""
+
+
+async def _beside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `work` at once, or in a thread if its text is long: the libraries let other threads run meanwhile, and the
+    event loop, which every stream waits for, never holds still for a quarter of a million characters."""
+    if size <= SHORT_TEXT:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
 
 
 class LocalEngine:
-    """Implements `protocol.Engine` with torch in a thread."""
+    """Implements `protocol.ServingEngine` with torch in a thread."""
 
     def __init__(
         self,
@@ -60,7 +73,7 @@ class LocalEngine:
     ) -> None:
         """
         Args:
-            models: alias -> checkpoint: run folder, Hugging Face folder, .gguf file, `package:NAME`.
+            models: alias -> checkpoint: run folder, Hugging Face folder, .gguf file, `smollm2`, `package:NAME`.
             slots: completions of one model written at the same time.
             queue_limit: requests that may wait; more are refused.
             cache_bytes: of each model, for keys and values of what runs; at least one whole context.
@@ -81,6 +94,7 @@ class LocalEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._compilers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="schema")
 
     async def start(self) -> None:
         """Load the models, start the thread."""
@@ -117,14 +131,17 @@ class LocalEngine:
     # -- text
 
     async def tokenize(self, model: str, text: str) -> list[int]:
-        """Special tokens in the text are plain characters."""
-        return self._need(model).tokenizer.encode(text)
+        """As `transformers` encodes a text, with the BOS token where the tokenizer adds one; special tokens in the text
+        are plain characters."""
+        return await _beside(len(text), self._need(model).tokenizer.encode_document, text)
 
     async def encode_chat(
         self, model: str, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
     ) -> list[int]:
         """The chat in the checkpoint's own template."""
-        return encode_messages(self._need(model).tokenizer, messages, tools=tools)
+        size = sum(len(str(message.get("content"))) for message in messages)
+        tokenizer = self._need(model).tokenizer
+        return await _beside(size, lambda: encode_messages(tokenizer, messages, tools=tools))
 
     async def decode(self, model: str, ids: Sequence[int]) -> str:
         """Text without special tokens."""
@@ -222,7 +239,15 @@ class LocalEngine:
             raise ContextTooLong(prompt_tokens=prompt, max_tokens=wanted, context_length=hosted.info.context_length)
 
     async def _compile(self, hosted: Hosted, request: GenerationRequest) -> Grammar:
-        return await asyncio.to_thread(hosted.compile_schema, request.params.json_schema or {})
+        """In a thread of its own kind: a schema that takes for ever holds up no other work, only other schemas."""
+        schema = request.params.json_schema or {}
+        compiled = asyncio.get_running_loop().run_in_executor(self._compilers, hosted.compile_schema, schema)
+        try:
+            return await asyncio.wait_for(compiled, COMPILE_SECONDS)
+        except TimeoutError:
+            raise InvalidSchema(
+                "the JSON schema takes too long to compile", found=f"more than {COMPILE_SECONDS:g} seconds"
+            ) from None
 
     def _num_ahead(self, hosted: Hosted) -> int:
         """Requests that would be served before a new one."""

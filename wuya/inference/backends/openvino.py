@@ -21,6 +21,11 @@ import openvino
 import openvino_genai as genai
 import torch
 
+from wuya.checkpoints.checkpoint import load_checkpoint, resolve_checkpoint
+from wuya.checkpoints.gguf import describe_gguf
+from wuya.checkpoints.gguf_writer import Precision, save_gguf
+from wuya.checkpoints.hf_folder import weight_files
+from wuya.checkpoints.pretrained import hf_family
 from wuya.console import warn
 from wuya.errors import CheckpointError, ConfigError
 from wuya.inference.backends.chat import knows_tools
@@ -36,12 +41,8 @@ from wuya.inference.backends.protocol import (
     Unsupported,
 )
 from wuya.inference.sampling import draw_seeds
-from wuya.models.checkpoint import load_checkpoint, resolve_checkpoint
 from wuya.models.config import GPTConfig
-from wuya.models.gguf import describe_gguf
-from wuya.models.gguf_writer import Precision, save_gguf
-from wuya.models.hf_folder import weight_files
-from wuya.models.pretrained import hf_family
+from wuya.models.decoder import require_own
 from wuya.tokenizer.bpe import Tokenizer
 
 READABLE = {"F16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K", "F32"}
@@ -85,7 +86,8 @@ def load_openvino(
         else:
             if place.is_file() and quantize != "none":
                 warn(f"`{place.name}` is expanded and quantised anew for `--quantize {quantize}`")
-            model, tokenizer = load_checkpoint(place)
+            loaded, tokenizer = load_checkpoint(place)
+            model = require_own(loaded, "`--engine openvino`")
             config = model.config
             _require_family(config, place)
             file = Path(folder) / "model.gguf"
@@ -127,9 +129,12 @@ def _readable(file: Path) -> bool:
 
 def _require_family(config: GPTConfig, place: Path) -> None:
     family = hf_family(config)
-    if family not in ("llama", "qwen2", "qwen3") or (family == "llama" and (config.attention_bias or config.mlp_bias)):
+    plain = config.rope_scaling is None and not config.local_layers
+    plain = plain and not (family == "llama" and (config.attention_bias or config.mlp_bias))
+    if family not in ("llama", "qwen2", "qwen3") or not plain:
         raise CheckpointError(
-            "OpenVINO reads Llama (without biases), Qwen2 and Qwen3 from GGUF; others it refuses or gets wrong",
+            "OpenVINO reads Llama (without biases), Qwen2 and Qwen3 from GGUF, none with rescaled rotary positions or "
+            "sliding windows; others it refuses or gets wrong",
             found=f"{family} at `{place}`",
             hint="serve it with torch: `--engine process`",
         )

@@ -22,9 +22,6 @@ from wuya.errors import RunError, WuyaError
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
-MAX_LOGPROBS = 20
-"""Most alternatives a token is reported with."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationParams:
@@ -56,6 +53,8 @@ class GenerationParams:
     """None: none; 0 .. 20: the log-prob of each sampled token, and so many of the likeliest alternatives."""
     json_schema: Mapping[str, Any] | None = None
     """The text will be a JSON document of this schema; {} means any JSON object."""
+    continues: bool = False
+    """The completion goes on in the middle of a text, so a space before its first word is kept."""
     ignore_eos: bool = False
     """Go on after the end token, for benchmarks."""
 
@@ -155,7 +154,8 @@ class Failed:
 
     job: str
     code: str
-    """`engine_lost`: the engine's process died, try again; `internal_error`: a bug."""
+    """`engine_lost`: the engine's process died, try again; `invalid_schema`, `invalid_value`: the request cannot be
+    followed; `internal_error`: a bug."""
     message: str
     retryable: bool = False
 
@@ -216,6 +216,17 @@ class InvalidSchema(WuyaError):
     code = "invalid_schema"
 
 
+class InvalidParameter(WuyaError):
+    """A value that no answer can keep, or that this model cannot take."""
+
+    code = "invalid_value"
+
+    def __init__(self, what: str, *, param: str, found: str = "", hint: str = "") -> None:
+        super().__init__(what, found=found, hint=hint)
+        self.param = param
+        """OpenAI's name of the parameter."""
+
+
 class Unsupported(WuyaError):
     """This engine, or this model, cannot do what was asked (tools without a template for them, embeddings, ...)."""
 
@@ -263,7 +274,7 @@ class EngineInfo:
     """False while the engine starts, restarts or is lost."""
 
 
-class Engine(Protocol):
+class ServingEngine(Protocol):
     """An engine. Every method may be called from any task of the event loop `start` ran in."""
 
     async def start(self) -> None:
@@ -277,7 +288,8 @@ class Engine(Protocol):
     def info(self) -> EngineInfo: ...
 
     async def tokenize(self, model: str, text: str) -> list[int]:
-        """Ids of a text; special tokens in it are plain characters."""
+        """Ids of a text that stands alone, what the tokenizer adds before it (BOS) included; special tokens in it are
+        plain characters."""
         ...
 
     async def encode_chat(

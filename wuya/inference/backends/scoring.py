@@ -10,14 +10,14 @@ import torch
 
 from wuya.inference.backends.completion import Vocabulary
 from wuya.inference.backends.protocol import TokenLogprob
-from wuya.models.gpt import GPT
+from wuya.models.decoder import Decoder
 
 CHUNK = 128
 """Positions whose logits are held at once."""
 
 
 @torch.inference_mode()
-def token_logprobs(model: GPT, vocabulary: Vocabulary, ids: Sequence[int], top: int) -> list[TokenLogprob]:
+def token_logprobs(model: Decoder, vocabulary: Vocabulary, ids: Sequence[int], top: int) -> list[TokenLogprob]:
     """One record a token; the first has no log-prob (NaN), for nothing stands before it."""
     if not ids:
         return []
@@ -37,7 +37,7 @@ def token_logprobs(model: GPT, vocabulary: Vocabulary, ids: Sequence[int], top: 
 
 
 @torch.inference_mode()
-def embedding(model: GPT, ids: Sequence[int]) -> list[float]:
+def embedding(model: Decoder, ids: Sequence[int]) -> list[float]:
     """The mean of the last hidden states, scaled to length one."""
     hidden_TD = model(torch.tensor([list(ids)], device=model.device))[0].float()
     vector: list[float] = torch.nn.functional.normalize(hidden_TD.mean(0), dim=0).tolist()

@@ -46,7 +46,7 @@ ASK_AGAIN_SECONDS = 0.5
 
 
 class UpstreamEngine:
-    """Implements `protocol.Engine` over HTTP."""
+    """Implements `protocol.ServingEngine` over HTTP."""
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ ERRORS = {
 }
 KIND = "!"
 """Key that names a record's class; "!bytes" holds base64."""
+PRIMITIVES = (int, float, str, bool, type(None))
 HEADER = struct.Struct("<I")
 MAX_FRAME = 1 << 28
 
@@ -47,6 +48,10 @@ async def read(reader: asyncio.StreamReader) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in PRIMITIVES:  # first: a long prompt is a quarter of a million of them, and streams wait
+        return value
+    if isinstance(value, list | tuple) and all(type(item) is int for item in value):
+        return list(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {KIND: type(value).__name__, **fields}
@@ -68,7 +73,7 @@ def _state(error: BaseException) -> dict[str, Any]:
 
 def _record(value: Any) -> Any:
     if isinstance(value, list):
-        return [_record(item) for item in value]
+        return value if all(type(item) is int for item in value) else [_record(item) for item in value]
     if not isinstance(value, dict):
         return value
     kind = value.pop(KIND)

@@ -36,7 +36,7 @@ NOTHING = EngineInfo(models=(), slots_total=0, slots_used=0, queue_length=0, kv_
 
 
 class WorkerEngine:
-    """Implements `protocol.Engine` over a socket."""
+    """Implements `protocol.ServingEngine` over a socket."""
 
     def __init__(self, models: Mapping[str, Path | str], **options: Any) -> None:
         """
