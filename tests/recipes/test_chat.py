@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from wuya.checkpoints.checkpoint import save_checkpoint
 from wuya.cli import main
 from wuya.errors import ConfigError, DataError
 from wuya.inference.engine import Engine
 from wuya.inference.sampling import SamplingParams
-from wuya.models.checkpoint import save_checkpoint
 from wuya.models.gpt import GPT
 from wuya.models.presets import preset
-from wuya.recipes.chat import NEUTRAL_SYSTEM, Conversation, chat, command, template_adds_system
+from wuya.recipes.chat import Conversation, chat, command
 from wuya.records import Message
 from wuya.tokenizer.bpe import Tokenizer, train_tokenizer
 from wuya.tokenizer.chat_format import encode_prompt
+from wuya.tokenizer.system_prompt import with_system_prompt
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0)
 
@@ -178,24 +179,17 @@ def test_same_seed_same_answers(checkpoint: Path, capsys: pytest.CaptureFixture[
     assert outputs[0] == outputs[1] != outputs[2]
 
 
-def test_a_template_with_a_system_message_of_its_own_gets_a_neutral_one(
+def test_the_checkpoints_system_prompt_is_used_and_shown(
     model: GPT, tokenizer: Tokenizer, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert not template_adds_system(tokenizer)
-    save_checkpoint(tmp_path / "vendor", model, tokenizer, recipe="sft")
-    settings = json.loads((tmp_path / "vendor" / "tokenizer_config.json").read_text())
-    settings["chat_template"] = (
-        "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nI am VendorBot<|im_end|>\n{% endif %}"
-        + settings["chat_template"]
-    )
-    (tmp_path / "vendor" / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert template_adds_system(Tokenizer.load(tmp_path / "vendor"))
+    assert not tokenizer.system_prompt
+    save_checkpoint(tmp_path / "polite", model, with_system_prompt(tokenizer, "Be polite."), recipe="sft")
     answers = []
-    for arguments in ([str(tmp_path / "vendor")], [str(checkpoint), "--system", NEUTRAL_SYSTEM]):
+    for arguments in ([str(tmp_path / "polite")], [str(checkpoint), "--system", "Be polite."]):
         assert main(["chat", *arguments, "--prompt", "hello", "--temperature", "0", "--max_tokens", "8"]) == 0
         captured = capsys.readouterr()
         answers.append(captured.out)
-        assert (NEUTRAL_SYSTEM in captured.err) == ("--system" not in arguments)
+        assert ("Be polite." in captured.err) == ("--system" not in arguments)
     assert answers[0] == answers[1]
 
 

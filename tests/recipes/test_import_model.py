@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.checkpoints.test_gguf import write_gguf
 from tests.models.architectures import random_ids, random_model
-from tests.models.test_gguf import write_gguf
+from wuya.checkpoints.checkpoint import load_checkpoint, load_scalar_model, save_checkpoint
 from wuya.errors import CheckpointError, ConfigError
 from wuya.files import sha256_file
-from wuya.models.checkpoint import load_checkpoint, load_scalar_model, save_checkpoint
 from wuya.models.reward_model import ScalarModel
 from wuya.recipes.import_model import ImportConfig, run
 from wuya.tokenizer.bpe import train_tokenizer

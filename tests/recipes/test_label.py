@@ -154,3 +154,41 @@ def test_mistakes_are_named(config: LabelConfig, tmp_path: Path, monkeypatch: py
     type_lines(monkeypatch, "q")
     with pytest.raises(DataError, match="nothing to export"):
         label.run(config)
+
+
+@pytest.mark.parametrize("labeler", ["terminal", "simulated"])
+def test_where_nothing_was_queued_the_hint_names_the_file_of_answers(
+    config: LabelConfig, people: Path, labeler: str
+) -> None:
+    empty = replace(config, candidates=None, labeler=labeler, labelers=people, project="new")
+    with pytest.raises(DataError, match="no answers are queued in project `new`") as error:
+        label.run(empty)
+    assert "wuya label --candidates" in error.value.hint
+
+
+@pytest.mark.parametrize("form", ["webgpt", "pairs", "ranking"])
+def test_unnamed_votes_that_contradict_each_other_are_all_kept(config: LabelConfig, tmp_path: Path, form: str) -> None:
+    rows = {
+        "webgpt": [
+            {"question": {"full_text": "q"}, "answer_0": "a", "answer_1": "b", "score_0": s, "score_1": -s}
+            for s in (1.0, 0.0, -1.0)
+        ],
+        "pairs": [{"prompt": "q", "chosen": c, "rejected": r} for c, r in ("ab", "ba", "ab")],
+        "ranking": [{"prompt": "q", "candidates": ["a", "b"], "ranks": r} for r in ([1, 2], [2, 1], [1, 1])],
+    }[form]
+    (tmp_path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = replace(config, candidates=None, labeler="file", rankings=tmp_path / "votes.jsonl")
+    first = label.run(told)
+    assert len(list(read_rankings(first))) == 3
+    assert label.run(told).read_bytes() == first.read_bytes()  # the same file again adds nothing
+
+
+def test_a_named_second_opinion_is_a_bad_row_and_the_file_goes_in(
+    config: LabelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "q", "candidates": ["a", "b"], "ranks": r, "labeler": who} for r, who in
+            (([1, 2], "ann"), ([2, 1], "ann"), ([2, 1], "bob"))]  # fmt: skip
+    (tmp_path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = label.run(replace(config, candidates=None, labeler="file", rankings=tmp_path / "votes.jsonl"))
+    assert [(r.labeler, r.ranks) for r in read_rankings(path)] == [("ann", (1, 2)), ("bob", (2, 1))]
+    assert "'ann' has ranked" in capsys.readouterr().err

@@ -3,14 +3,16 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from wuya.data.formats import write_prompts
+from wuya.checkpoints.checkpoint import save_checkpoint
+from wuya.data.formats import read_prompts, write_prompts
+from wuya.errors import ConfigError, DataError
 from wuya.feedback.features import Normaliser
 from wuya.feedback.simulated import make_labelers
 from wuya.feedback.store import FeedbackStore
-from wuya.models.checkpoint import save_checkpoint
 from wuya.models.gpt import GPT
 from wuya.models.presets import preset
 from wuya.recipes import loop
@@ -47,7 +49,11 @@ def config(corpus: Path, tokenizer: Tokenizer, tiny_model: dict[str, int]) -> Lo
     )
 
 
-def test_each_round_ranks_the_current_policy_and_learns_from_all_rounds(config: LoopConfig) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_each_round_ranks_the_current_policy_and_learns_from_all_rounds(
+    config: LoopConfig, dtype: Literal["float32", "bfloat16"]
+) -> None:
+    config = replace(config, dtype=dtype)
     rows = json.loads(loop.run(config).read_text())
     assert [row["round"] for row in rows] == [1, 2]
     assert all(0.0 <= row["win_rate"]["mean"] <= 1.0 for row in rows)
@@ -66,7 +72,14 @@ def test_a_finished_loop_is_not_done_again_and_more_rounds_go_on(config: LoopCon
     loop.run(first)
     weights = config.out / "round_01" / "ppo"
     before = {path: path.stat().st_mtime_ns for path in weights.rglob("*.safetensors")}
+    with pytest.raises(DataError, match="too few prompts for 1 more rounds") as error:
+        loop.run(config)  # PPO has trained on all that round 1 did not rank
+    assert "append new prompts" in error.value.hint
+    with config.prompts.open("a") as file:
+        file.writelines(json.dumps({"prompt": f"the bird number {n}"}) + "\n" for n in range(3))
     rows = json.loads(loop.run(config).read_text())
+    ranked = [prompt.messages[0].content for prompt in read_prompts(config.out / "round_02" / "prompts.jsonl")]
+    assert ranked == [f"the bird number {n}" for n in range(3)]
     assert len(rows) == 2
     assert before == {path: path.stat().st_mtime_ns for path in weights.rglob("*.safetensors")}
 
@@ -82,7 +95,50 @@ def test_without_simulated_labelers_a_round_waits_for_people(
         while task := store.claim("anna", project="loop", round=1):
             store.submit_ranking(task.assignment_id, {c: i + 1 for i, c in enumerate(task.candidate_ids)})
     rows = json.loads(loop.run(people).read_text())
-    assert rows[0]["votes_by"].startswith("the reward model")
+    assert rows[0]["gate"] == "not shown" and "too few rankings" in rows[0]["reason"]
+    assert rows[0]["votes_by"] == "the reward model that `policy` was trained against (a proxy, not people)"
+
+
+def rank_all(config: LoopConfig, *, wanted: str) -> None:
+    """One person ranks the queue, the answers with the most of a letter first."""
+    with FeedbackStore(config.database) as store:
+        while task := store.claim("anna", project="loop", round=1):
+            counts = [candidate.text.count(wanted) for candidate in task.candidates]
+            levels = sorted(set(counts), reverse=True)
+            ranks = dict(zip(task.candidate_ids, (levels.index(n) + 1 for n in counts), strict=True))
+            store.submit_ranking(task.assignment_id, ranks)
+
+
+def test_without_labelers_a_judge_on_held_out_rankings_gates_the_policy(config: LoopConfig, corpus: Path) -> None:
+    prompts = [Prompt(f"q{i}", (Message("user", f"the cat sat on mat {i}"),)) for i in range(40)]
+    write_prompts(corpus / "many.jsonl", prompts)
+    people = replace(config, labelers=None, rounds=1, prompts=corpus / "many.jsonl", prompts_per_round=30, gate=0.5)
+    loop.run(people)
+    rank_all(people, wanted="a")
+    [row] = json.loads(loop.run(people).read_text())
+    folder = config.out / "round_01"
+    seen = {name: prompts_in(folder / f"{name}_rankings.jsonl") for name in ("training", "judge")}
+    assert seen["training"] and seen["judge"] and not seen["training"] & seen["judge"]
+    assert f"rankings: {folder / 'judge_rankings.jsonl'}" in (folder / "judge" / "config.yaml").read_text()
+    assert f"rankings: {folder / 'training_rankings.jsonl'}" in (folder / "reward" / "config.yaml").read_text()
+    assert row["votes_by"] == "a reward model that no policy was trained against (not people)"
+    assert row["gate"] in ("held", "failed", "not shown") and row["passed"] == (row["gate"] == "held")
+
+
+def prompts_in(path: Path) -> set[str]:
+    return {json.dumps(json.loads(line)["prompt"]) for line in path.read_text(encoding="utf-8").splitlines()}
+
+
+def test_the_reward_model_it_was_trained_against_never_gates_a_policy(
+    config: LoopConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = replace(config, labelers=None, rounds=1, judge_share=0.0)
+    loop.run(people)
+    rank_all(people, wanted="a")
+    capsys.readouterr()
+    [row] = json.loads(loop.run(people).read_text())
+    assert row["gate"] == "not gated" and not row["passed"]
+    assert "not gated (the only judge is the reward model" in capsys.readouterr().err
 
 
 def test_the_next_round_does_not_start_from_a_policy_that_failed_the_gate(config: LoopConfig) -> None:
@@ -105,3 +161,12 @@ def test_waiting_goes_on_by_itself_when_enough_is_ranked(config: LoopConfig, mon
     assert "labelers" in rows[0]["votes_by"]
     with FeedbackStore(config.database) as store:
         assert len(list(store.rankings())) == 2  # 60 % of 3 prompts, rounded up
+
+
+def test_a_loop_does_not_go_on_with_other_demonstrations(config: LoopConfig) -> None:
+    people = replace(config, labelers=None, rounds=1)
+    loop.run(people)  # waits for people
+    with config.demonstrations.open("a") as file:
+        file.write(json.dumps({"prompt": "the cat", "completion": "the dog"}) + "\n")
+    with pytest.raises(ConfigError, match="has changed since it was started: demonstrations"):
+        loop.run(people)

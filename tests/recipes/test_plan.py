@@ -4,13 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from wuya.checkpoints.checkpoint import save_checkpoint
 from wuya.cli import main
 from wuya.config import save_config
 from wuya.errors import ConfigError
-from wuya.models.machine import Machine, this_machine
-from wuya.models.plan import GIB, inference_rows, make_plan, training_rows
-from wuya.recipes.plan import PlanConfig, duration, find_model, load_workload
+from wuya.models.gpt import GPT
+from wuya.models.presets import preset
+from wuya.planning.machine import Machine, this_machine
+from wuya.planning.plan import GIB, inference_rows, make_plan, training_rows
+from wuya.recipes.plan import PlanConfig, duration, find_model, load_workload, plan_sft
 from wuya.recipes.pretrain import PretrainConfig
+from wuya.tokenizer.bpe import Tokenizer
 
 LAPTOP = Machine("cpu", "a laptop", 16 * GIB, 12 * GIB, 6e10, 2e9, 2e10)
 
@@ -92,8 +96,8 @@ def test_unknown_models_are_refused(name: str) -> None:
 
 
 def test_speeds_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wuya.models.machine.SECONDS", 0.01)
-    monkeypatch.setattr("wuya.models.machine.READ_FLOATS", 1 << 20)
+    monkeypatch.setattr("wuya.planning.machine.SECONDS", 0.01)
+    monkeypatch.setattr("wuya.planning.machine.READ_FLOATS", 1 << 20)
     cache = tmp_path / "machine.json"
     first = this_machine(cache)
     assert first.float32_flops > 1e8 and first.read_bytes_per_second > 1e8 and first.memory_bytes > first.free_bytes / 2
@@ -110,3 +114,27 @@ def test_durations_are_readable() -> None:
         "5.8 days",
         "7.79 years",
     ]
+
+
+@pytest.mark.usefixtures("_known_speed")
+def test_sft_is_planned_with_the_rows_it_lays_out(
+    corpus: Path, tiny_model: dict[str, int], tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same demonstrations and settings: `wuya sft` says what `wuya plan` promised, word for word."""
+    base = GPT(preset("tiny", **{**tiny_model, "vocab_size": tokenizer.vocab_size, "context_length": 512}))
+    save_checkpoint(corpus / "base", base, tokenizer, recipe="test")
+    command = ["--base", str(corpus / "base"), "--demonstrations", str(corpus / "demonstrations.jsonl")]
+    assert main(["sft", *command, "--out", str(corpus / "sft"), "--num_samples", "0", "--device", "cpu"]) == 0
+    done = capsys.readouterr().err
+    for planned in ([str(corpus / "base"), *command[2:]], [str(corpus / "sft" / "config.yaml")]):
+        assert main(["plan", *planned, "--json"]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        assert plan["model"]["context_length"] == plan["sft"]["context_length"] == 64
+        assert plan["model"]["batch_size"] == plan["sft"]["microbatch_size"]
+        promised = plan["verdict"][-1].removeprefix("sft: fits: ").partition(" in one pass")[0]
+        assert promised in done
+
+
+def test_a_yaml_that_names_demonstrations_but_no_base_is_planned_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "reward.yaml").write_text("{preset: tiny, demonstrations: somewhere.jsonl}")
+    assert plan_sft(PlanConfig(model=str(tmp_path / "reward.yaml")), LAPTOP) is None

@@ -4,26 +4,28 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from wuya.checkpoints.checkpoint import load_scalar_model, save_checkpoint
 from wuya.errors import DataError
+from wuya.evals.reward_model_report import judge_reward_model
 from wuya.files import read_jsonl
-from wuya.inference.rewards import load_reward, score_answers
-from wuya.models.checkpoint import load_scalar_model, save_checkpoint
 from wuya.models.gpt import GPT
 from wuya.models.presets import preset
 from wuya.models.reward_model import ScalarModel
 from wuya.recipes.reward_model import RewardModelConfig, ranking_gradients, run
 from wuya.records import Candidate, Message, Prompt, Ranking
+from wuya.rlhf.preference_metrics import PAIR_METRICS
+from wuya.rlhf.ranked_prompts import completion_ids, load_ranked_prompts, ranked_prompts
+from wuya.rlhf.rewards import load_reward, score_answers
 from wuya.tokenizer.bpe import Tokenizer
 from wuya.tokenizer.chat_format import encode_prompt
 from wuya.training.metrics import METRICS
-from wuya.training.ppo_metrics import PPO_METRICS
-from wuya.training.ranked_prompts import completion_ids, ranked_prompts
 
 WORDS = ("cat", "dog", "bird", "sun")
 Make = Callable[..., RewardModelConfig]
@@ -40,7 +42,7 @@ def write_rankings(path: Path, count: int, *, start: int, labelers: tuple[str, .
             for labeler in labelers:
                 row = {
                     "prompt_id": f"p{number}",
-                    "prompt": [{"role": "user", "content": f"the {rng.choice(WORDS)}"}],
+                    "prompt": [{"role": "user", "content": f"the {rng.choice(WORDS)} {number}"}],
                     "candidates": candidates,
                     "ranks": [levels.index(count) + 1 for count in cats],
                     "labeler": labeler,
@@ -51,7 +53,7 @@ def write_rankings(path: Path, count: int, *, start: int, labelers: tuple[str, .
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing every curve takes longer than these runs."""
-    monkeypatch.setattr("wuya.training.report.write_report", lambda out: None)
+    monkeypatch.setattr("wuya.training.run.write_report", lambda out, metrics: None)
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def make(corpus: Path, tiny_model: dict[str, int], tokenizer: Tokenizer) -> Make
 
 
 def test_it_learns_a_separable_taste_and_says_how_well(make: Make, corpus: Path, tokenizer: Tokenizer) -> None:
-    config = make(num_epochs=2, heldout_rankings=(corpus / "heldout.jsonl",))
+    config = make(num_epochs=2, heldout_rankings=(corpus / "heldout.jsonl",), dtype="float32")
     run(config)
     report = json.loads((config.out / "report.json").read_text())[str(corpus / "heldout.jsonl")]
     assert report["accuracy"]["mean"] > 0.95 and report["accuracy"]["low"] > 0.9
@@ -84,7 +86,8 @@ def test_it_learns_a_separable_taste_and_says_how_well(make: Make, corpus: Path,
     )
     rows = [row for _, row in read_jsonl(config.out / "metrics.jsonl")]
     assert rows[0]["loss"] == pytest.approx(0.693, abs=0.1) and rows[-1]["loss"] < 0.2
-    assert set(rows[0]) - {"step", "time"} <= {*METRICS, *PPO_METRICS}
+    assert set(rows[0]) - {"step", "time"} <= {*METRICS, *PAIR_METRICS}
+    assert rows[0]["lr"] == pytest.approx(config.learning_rate)
     scores = [row for _, row in read_jsonl(config.out / "heldout_scores.jsonl")]
     assert {"prompt_id", "text", "score"} <= set(scores[0])
     # demonstrations score 0 on average, also after loading
@@ -98,8 +101,6 @@ def test_it_learns_a_separable_taste_and_says_how_well(make: Make, corpus: Path,
 def test_microbatches_do_not_change_the_gradient(make: Make, tokenizer: Tokenizer) -> None:
     config = make()
     model = ScalarModel(GPT(preset("tiny", vocab_size=tokenizer.vocab_size, context_length=64)))
-    from wuya.recipes.reward_model import load_ranked_prompts
-
     prompts, _ = load_ranked_prompts(config.rankings, tokenizer, max_length=64)
     gradients, metrics = [], []
     for tokens in (100_000, 300, 1):
@@ -110,6 +111,34 @@ def test_microbatches_do_not_change_the_gradient(make: Make, tokenizer: Tokenize
         assert metrics[other] == pytest.approx(metrics[0], rel=1e-5)
         for ours, whole in zip(gradients[other], gradients[0], strict=True):
             torch.testing.assert_close(ours, whole, atol=1e-6, rtol=1e-4)
+
+
+def test_equal_scores_are_half_right_in_training_and_in_the_report_alike(make: Make, tokenizer: Tokenizer) -> None:
+    """A head of zeros scores everything alike: it has learned nothing, and both say .5."""
+    config = make()
+    model = ScalarModel(GPT(preset("tiny", vocab_size=tokenizer.vocab_size, context_length=64)))
+    with torch.no_grad():
+        model.head.weight.zero_()
+    prompts, rankings = load_ranked_prompts(config.rankings, tokenizer, max_length=64)
+    assert ranking_gradients(model, prompts[:12], microbatch_tokens=300)["accuracy"] == 0.5
+    report = judge_reward_model(model, prompts, rankings)
+    assert report.calibration.accuracy.mean == 0.5 and set(report.accuracy_by_labeler.values()) == {0.5}
+
+
+def test_the_report_compares_accuracy_and_agreement_on_the_same_prompts(make: Make, tokenizer: Tokenizer) -> None:
+    """Two labelers who never differ agree on all pairs: an indifferent model is .5 below them, in every resample."""
+    config = make()
+    votes = prompt_with_votes((1, 2, 3), (1, 2, 3))
+    rankings = [replace(vote, prompt=replace(vote.prompt, id=f"p{n}")) for n in range(8) for vote in votes]
+    model = ScalarModel(GPT(preset("tiny", vocab_size=tokenizer.vocab_size, context_length=64)))
+    with torch.no_grad():
+        model.head.weight.zero_()
+    prompts, _ = ranked_prompts(rankings, tokenizer, max_length=64)
+    report = judge_reward_model(model, prompts, rankings)
+    for difference in (report.accuracy_less_agreement, report.accuracy_less_ceiling):
+        assert difference is not None and (difference.mean, difference.low, difference.high) == (-0.5, -0.5, -0.5)
+    alone, own = load_ranked_prompts(config.rankings, tokenizer, max_length=64)
+    assert judge_reward_model(model, alone, own).accuracy_less_agreement is None  # one vote per prompt
 
 
 def test_stop_and_resume_equals_a_straight_run_bit_for_bit(make: Make, corpus: Path) -> None:
@@ -160,14 +189,17 @@ def test_rankings_of_ties_alone_and_too_long_ones_are_left_out(tokenizer: Tokeni
     assert ranked_prompts(prompt_with_votes((1, 2, 3)), tokenizer, max_length=5) == ([], 1)
 
 
+PROMPT = Prompt("p", (Message("user", "which pet?"),))
+
+
 def test_sampled_ids_are_kept_and_foreign_ones_encoded_again(tokenizer: Tokenizer) -> None:
     letters = [tokenizer.encode(letter)[0] for letter in "cat"]  # not how the tokenizer would write it
     assert letters != tokenizer.encode("cat")
-    assert completion_ids(Candidate("cat", tuple(letters), finished=False), tokenizer) == letters
+    assert completion_ids(Candidate("cat", tuple(letters), finished=False), tokenizer, PROMPT) == letters
     foreign = Candidate("cat", (5, 6, 7, 9_999))
-    assert completion_ids(foreign, tokenizer) == [*tokenizer.encode("cat"), tokenizer.eos_id]
+    assert completion_ids(foreign, tokenizer, PROMPT) == [*tokenizer.encode("cat"), tokenizer.eos_id]
     unfinished = Candidate("cat", finished=False)
-    assert completion_ids(unfinished, tokenizer) == tokenizer.encode("cat")
+    assert completion_ids(unfinished, tokenizer, PROMPT) == tokenizer.encode("cat")
 
 
 def test_padding_and_batch_mates_do_not_change_a_score(tokenizer: Tokenizer) -> None:

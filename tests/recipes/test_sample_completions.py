@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from wuya.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from wuya.cli import main
 from wuya.errors import ConfigError, DataError, Interrupted
 from wuya.feedback.store import FeedbackStore
 from wuya.inference.engine import Engine
-from wuya.models.checkpoint import load_checkpoint, save_checkpoint
 from wuya.models.gpt import GPT
 from wuya.models.presets import preset
 from wuya.recipes import sample_completions
@@ -56,7 +56,7 @@ def test_every_prompt_gets_k_completions_with_their_ids_and_origin(
         for candidate in candidates:
             assert candidate.model == str(checkpoint) and candidate.temperature == 0.9
             assert 1 <= len(candidate.token_ids) <= 8
-            assert candidate.finished == (candidate.token_ids[-1] == tokenizer.eos_id)
+            assert candidate.finished == (candidate.token_ids[-1] in tokenizer.turn_end.ids)
             assert candidate.text == tokenizer.decode(candidate.token_ids, skip_special=True)
     summary = json.loads((path.parent / "summary.json").read_text())
     assert summary["completions"] == 15 and 0 <= summary["reencodes_differently"] <= 1
@@ -165,3 +165,32 @@ def test_the_command_line_reaches_it(checkpoint: Path, tmp_path: Path, capsys: p
     missing = ["sample", str(tmp_path / "nowhere"), "--prompts", str(prompts), "--out", str(tmp_path / "out2")]
     assert main(missing) == 2
     assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_no_prompt_is_dropped_for_the_id_it_shares(checkpoint: Path, tmp_path: Path) -> None:
+    rows = [
+        {"id": 0, "prompt": "hello"},
+        {"id": 0, "prompt": "how are you?"},
+        {"id": "0", "prompt": "thank you"},
+        {"id": True, "prompt": "there"},
+        {"id": True, "prompt": "fine"},
+        {"id": 9, "prompt": "hello"},
+        {"id": 9, "prompt": "hello"},  # the one row that is there twice
+    ]
+    prompts = tmp_path / "ids.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = run(make_config(checkpoint, tmp_path, prompts=prompts, database=str(tmp_path / "wuya.db")))
+    found = [prompt.messages[0].content for prompt, _ in read_completions(path)]
+    assert found == ["hello", "how are you?", "thank you", "there", "fine", "hello"]
+    with FeedbackStore(tmp_path / "wuya.db") as store:
+        assert sorted(prompt.messages[0].content for prompt, _ in store.open_answers()) == sorted(found)
+
+
+def test_resuming_on_other_prompts_or_another_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    config = make_config(checkpoint, tmp_path)
+    run(config)
+    write_prompts(config.prompts, 6)
+    with pytest.raises(ConfigError, match=r"has changed since it was started: prompts `.*prompts\.jsonl`"):
+        run(replace(config, resume=True))
+    write_prompts(config.prompts, 5)
+    assert run(replace(config, resume=True)).exists()

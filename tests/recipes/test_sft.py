@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from wuya.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from wuya.errors import ConfigError, DataError
 from wuya.files import read_jsonl
 from wuya.inference.engine import Engine
 from wuya.inference.sampling import SamplingParams
-from wuya.models.checkpoint import load_checkpoint, save_checkpoint
 from wuya.models.gpt import GPT
 from wuya.models.presets import preset
 from wuya.recipes.sft import SFTConfig, run
@@ -60,6 +60,7 @@ def test_it_learns_to_give_the_demonstrated_answers(
     )  # fmt: skip
     final = run(config)
     assert column(config.out, "loss")[-1] < 0.3
+    assert column(config.out, "lr")[0] == pytest.approx(0.05)  # the rate, not a multiplier
     assert column(config.out, "validation/loss")[-1] < 0.3
     model, tokenizer = load_checkpoint(final)
     prompt = encode_prompt(tokenizer, [Message("user", "the bird")])
@@ -80,7 +81,9 @@ def test_packed_rows_give_the_loss_of_the_chats_one_by_one(make: Make, corpus: P
 def test_one_microbatch_equals_many(make: Make, corpus: Path) -> None:
     run(make("whole"))
     run(make("cut", microbatch_size=1))
-    assert column(corpus / "cut", "loss") == pytest.approx(column(corpus / "whole", "loss"), rel=1e-4)
+    assert column(corpus / "cut", "loss") == pytest.approx(
+        column(corpus / "whole", "loss"), rel=1e-3
+    )  # AdamW divides tiny gradients by tiny moments
 
 
 def test_stop_and_resume_equals_a_straight_run_bit_for_bit(make: Make, corpus: Path) -> None:

@@ -25,7 +25,7 @@ def database(tmp_path: Path) -> Path:
         store.add_comparisons([Comparison(ask, "e", "f", "judge")], source="eval")
         store.add_feedback(Feedback(ask, "meh", -1, better_answer="ideal"), user="bob", message_id="m1")
         store.add_feedback(Feedback(ask, "nice", 1), user="bob", message_id="m2")
-        store.add_demonstrations([Demonstration(ask, "shown", "ann")])
+        store.add_demonstrations([Demonstration(ask, Message("assistant", "shown"), "ann")])
     return tmp_path / "wuya.db"
 
 

@@ -21,7 +21,8 @@ def test_trains_saves_and_reports_compression(text: str, tmp_path: Path, capsys:
     out = run(TokenizerConfig(inputs=(text,), vocab_size=280, out=tmp_path / "tok"))
     tokenizer = Tokenizer.load(out)
     assert tokenizer.vocab_size == 280
-    assert {file.name for file in out.iterdir()} == {"tokenizer.json", "tokenizer_config.json", "config.yaml"}
+    made = {"tokenizer.json", "tokenizer_config.json", "config.yaml", "inputs.json"}
+    assert {file.name for file in out.iterdir()} == made
     assert "bytes per token" in capsys.readouterr().out
     run(TokenizerConfig(inputs=(text,), vocab_size=280, out=tmp_path / "again", json=True))
     whole = Path(text).read_text()
@@ -36,6 +37,9 @@ def test_an_existing_tokenizer_is_kept_with_resume_and_never_overwritten(text: s
     with pytest.raises(ConfigError, match="holds this tokenizer already"):
         run(config)
     assert run(TokenizerConfig(inputs=(text,), vocab_size=280, out=tmp_path / "tok", resume=True)) == tmp_path / "tok"
+    Path(text).write_text(Path(text).read_text() + "more\n")
+    with pytest.raises(ConfigError, match="has changed since it was started: inputs"):
+        run(TokenizerConfig(inputs=(text,), vocab_size=280, out=tmp_path / "tok", resume=True))
     with pytest.raises(ConfigError, match="another tokenizer"):
         run(TokenizerConfig(inputs=(text,), vocab_size=281, out=tmp_path / "tok", resume=True))
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from torch import Tensor
 
 from wuya.data.chitchat import transcript, transcript_prompt
+from wuya.data.messages import plain_messages
 from wuya.files import write_atomic
 from wuya.inference.engine import Engine, Generation
 from wuya.inference.sampling import SamplingParams
-from wuya.models.gpt import GPT
+from wuya.models.decoder import Decoder
 from wuya.records import Candidate, Demonstration, Prompt
 from wuya.tokenizer.bpe import Tokenizer
-from wuya.tokenizer.chat_format import encode_prompt
+from wuya.tokenizer.chat_format import encode_answer, encode_prompt
 
 OnProgress = Callable[[int, int], bool | None]
 
@@ -32,10 +33,10 @@ class Answers:
 
 
 def chat_answers(
-    name: str, model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, max_tokens: int, seed: int,
+    name: str, model: Decoder, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, max_tokens: int, seed: int,
     temperature: float = 1.0, on_progress: OnProgress | None = None,
 ) -> Answers:  # fmt: skip
-    """One answer a prompt in the chat format, at temperature 1 unless told otherwise."""
+    """One answer per prompt in the chat format, at temperature 1 unless told otherwise."""
     [answers] = chat_samples(
         name, model, tokenizer, prompts, num_samples=1, max_tokens=max_tokens, seed=seed, temperature=temperature,
         on_progress=on_progress,
@@ -44,11 +45,11 @@ def chat_answers(
 
 
 def chat_samples(
-    name: str, model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, num_samples: int, max_tokens: int,
+    name: str, model: Decoder, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, num_samples: int, max_tokens: int,
     seed: int, temperature: float = 1.0, on_progress: OnProgress | None = None,
 ) -> list[Answers]:  # fmt: skip
-    """`num_samples` answers a prompt: a list of that many `Answers`."""
-    prompt_ids = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts]
+    """`num_samples` answers per prompt: a list of that many `Answers`."""
+    prompt_ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     engine = Engine(model, tokenizer, seed=seed)
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
     generations = engine.generate(prompt_ids, sampling, num_samples=num_samples, on_progress=on_progress)
@@ -59,7 +60,7 @@ def chat_samples(
 
 
 def transcript_answers(
-    name: str, model: GPT, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, max_tokens: int, seed: int,
+    name: str, model: Decoder, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, max_tokens: int, seed: int,
     examples: Sequence[Demonstration] = (), on_progress: OnProgress | None = None,
 ) -> Answers:  # fmt: skip
     """One answer a prompt from a base model, in the form it was pre-trained on and cut at the turn's end.
@@ -68,7 +69,7 @@ def transcript_answers(
         examples: good exchanges put before the prompt, each a chat of its own (few-shot).
     """
     stops = tuple(id for id in range(tokenizer.vocab_size) if b"\n" in tokenizer.decode_bytes([id]))
-    start = [tokenizer.document_end_id]
+    start = tokenizer.document_start
     shots = [[*start, *tokenizer.encode(transcript(shot.messages))] for shot in examples]
     room = model.config.context_length - max_tokens
     prompt_ids = [
@@ -77,28 +78,39 @@ def transcript_answers(
     engine = Engine(model, seed=seed)
     sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=(*stops, tokenizer.document_end_id))
     generations = engine.generate(prompt_ids, sampling, on_progress=on_progress)
-    candidates = [_candidate(name, tokenizer, generation, 1.0) for [generation] in generations]
+    candidates = [_candidate(name, tokenizer, generation, 1.0, one_line=True) for [generation] in generations]
     return Answers(name, candidates, prompt_ids, is_transcript=True)
 
 
-def chat_completions(tokenizer: Tokenizer, answers: Answers) -> list[list[int]]:
+def chat_completions(tokenizer: Tokenizer, prompts: Sequence[Prompt], answers: Answers) -> list[list[int]]:
     """The answers' ids in the chat format: those sampled, or a transcript's text encoded anew with an end token."""
     if not answers.is_transcript:
         return [list(candidate.token_ids) for candidate in answers.candidates]
-    end = [tokenizer.eos_id]
-    return [[*tokenizer.encode(c.text), *(end if c.finished else [])] for c in answers.candidates]
+    return [
+        encode_answer(tokenizer, prompt, candidate.text, finished=candidate.finished)
+        for prompt, candidate in zip(prompts, answers.candidates, strict=True)
+    ]
 
 
 def write_answers(
-    path: Path, prompts: Sequence[Prompt], answers: Mapping[str, Answers], proxy: Mapping[str, Tensor]
+    path: Path,
+    prompts: Sequence[Prompt],
+    answers: Mapping[str, Answers],
+    proxy: Mapping[str, Tensor],
+    votes: Mapping[str, Sequence[float]],
 ) -> None:
-    """One JSON line a prompt: every model's answer, and its proxy score where there is a reward model."""
+    """One JSON line per prompt: every model's answer, its proxy score where there is a reward model, and the votes.
+
+    Args:
+        votes: comparison ("ppo_vs_sft") -> share of the votes for the first, one per prompt.
+    """
     rows = [
         {
             "id": prompt.id,
-            "prompt": [{"role": m.role, "content": m.content} for m in prompt.messages],
+            "prompt": plain_messages(prompt.messages),
             "answers": {name: a.candidates[i].text for name, a in answers.items()},
             "scores": {name: round(float(scores[i]), 3) for name, scores in proxy.items()},
+            "votes": {name: round(shares[i], 3) for name, shares in votes.items()},
         }
         for i, prompt in enumerate(prompts)
     ]
@@ -113,6 +125,15 @@ def _with_shots(prompt: list[int], shots: Sequence[list[int]], room: int) -> lis
     return prompt
 
 
-def _candidate(name: str, tokenizer: Tokenizer, generation: Generation, temperature: float) -> Candidate:
-    text = tokenizer.decode(generation.token_ids, skip_special=True).split("\n")[0].strip()
-    return Candidate(text, generation.token_ids, name, generation.finish_reason == "stop", temperature)
+def _candidate(
+    name: str, tokenizer: Tokenizer, generation: Generation, temperature: float, *, one_line: bool = False
+) -> Candidate:
+    """
+    Args:
+        one_line: the answer ends with its line, as a turn of a transcript does: the token that ended it may hold the
+            start of the next turn. A chat model ends its own turn, so its answer counts whole, however many lines.
+    """
+    text = tokenizer.decode(generation.token_ids, skip_special=True)
+    if one_line:
+        text = text.partition("\n")[0]
+    return Candidate(text.strip(), generation.token_ids, name, generation.finish_reason == "stop", temperature)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from wuya.evals.bootstrap import Interval, ratio_interval
+from wuya.losses.preference import order_credit
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def calibrate(votes: Sequence[PairVote], *, num_bins: int = 10, seed: int = 0) -
     if not votes:
         raise ValueError("no votes")
     margins = np.array([vote.margin for vote in votes])
-    right = np.where(margins > 0, 1.0, np.where(margins < 0, 0.0, 0.5))
+    right = order_credit(torch.from_numpy(margins)).numpy()
     confidence = 1 / (1 + np.exp(-np.abs(margins)))
     edges = np.linspace(0.5, 1.0, num_bins + 1)
     places = np.clip(np.digitize(confidence, edges) - 1, 0, num_bins - 1)

@@ -28,15 +28,20 @@ def evaluation_sections(report: Mapping[str, Any], answers_file: Path) -> list[s
     """The tables of one evaluation and its sample browser."""
     votes = html.escape(report["votes_by"])
     sections = [
-        f"<h2>Who is preferred</h2><p>{report['num_prompts']} held-out prompts, one answer each at temperature 1; "
-        f"votes by {votes}; a tie counts half; 95 % intervals over prompts.</p>",
-        html_table(["comparison", "preferred", "low", "high", "prompts"], [
-            [name.replace("_", " "), *(f"{rate[k]:.1%}" for k in ("mean", "low", "high")), str(rate["n"])]
+        f"<h2>Who is preferred</h2><p>{report['num_prompts']} held-out prompts{_left_out(report)}, one answer each at "
+        f"temperature 1; votes by {votes}; a tie counts half; 95 % intervals over prompts. At equal length: what a "
+        "logistic model of the votes predicts where both answers have as many characters.</p>",
+        html_table(["comparison", "preferred", "low", "high", "at equal length", "prompts"], [
+            [name.replace("_", " "), *(f"{rate[k]:.1%}" for k in ("mean", "low", "high")),
+             _rate(report.get("length_controlled", {}).get(name)), str(rate["n"])]
             for name, rate in report["win_rate"].items()
         ]),
+        "<p>The same votes by length: a model that wins only where its answer is the longer one may win by length.</p>",
+        html_table(["model", "mean words", "SFT's", "longer", "preferred when longer", "when not longer"],
+                   [_length_row(report, name, row) for name, row in report["length"].items()]),
         "<h2>What it cost</h2><p>KL(policy || SFT) in nats on the policy's own answers; tax: bits per byte on held-out "
         "raw text less the SFT model's, paired by document.</p>",
-        html_table(["model", "KL a response", "KL a token", "bits per byte", "tax", "proxy score", "gold score"],
+        html_table(["model", "KL per response", "KL per token", "bits per byte", "tax", "proxy score", "gold score"],
                    [_cost_row(report, name) for name in _names(report)]),
         "<h2>Variety</h2>",
         html_table(
@@ -64,7 +69,8 @@ def answers_table(answers_file: Path, count: int = NUM_PROMPTS_SHOWN) -> str:
             break
         prompt = "<br>".join(f"<b>{html.escape(m['role'])}</b> {html.escape(m['content'])}" for m in row["prompt"])
         lines = "".join(
-            f"<tr><td>{html.escape(name)}<td>{html.escape(text)}<td class=number>{row['scores'].get(name, '')}"
+            f"<tr><td>{html.escape(name)}<td class=text>{html.escape(text)}"
+            f"<td class=number>{row['scores'].get(name, '')}"
             for name, text in row["answers"].items()
         )
         blocks.append(f"<p>{prompt}</p><table><tr><th>model<th>answer<th>proxy{lines}</table>")
@@ -75,13 +81,14 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
     """The figures people ask for first, one row a model."""
     rows = []
     for name, variety in report["diversity"].items():
-        rate = report["win_rate"].get(f"{name}_vs_sft")
+        comparison = f"{label(report, name)}_vs_sft"
         kl = report["kl"].get(name)
         bits = report["bits_per_byte"].get(name)
         rows.append(
             {
-                "model": name,
-                "preferred to sft": f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "",
+                "model": label(report, name),
+                "preferred to sft": _rate(report["win_rate"].get(comparison)),
+                "at equal length": _rate(report.get("length_controlled", {}).get(comparison)),
                 "KL/response": f"{kl['per_response']:.2f}" if kl else "",
                 "bits/byte": f"{bits['mean']:.3f}" if bits else "",
                 "distinct-2": f"{variety['distinct_2']:.2f}",
@@ -92,6 +99,34 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
     return table(rows, title=f"{report['num_prompts']} prompts, votes by {report['votes_by']}")
 
 
+def label(report: Mapping[str, Any], name: str) -> str:
+    """A model's name in tables: `best_of_n` with its n."""
+    return f"best_of_{report['best_of']}" if name == "best_of_n" and report.get("best_of") else name
+
+
+def _left_out(report: Mapping[str, Any]) -> str:
+    count = len(report.get("left_out", ()))
+    return f" ({count} more are left out for all models: too long for one of them)" if count else ""
+
+
+def _length_row(report: Mapping[str, Any], name: str, row: Mapping[str, Any]) -> list[str]:
+    return [
+        label(report, name),
+        f"{row['mean_words']:.1f}",
+        f"{row['other_mean_words']:.1f}",
+        f"{row['longer_share']:.1%}",
+        *(_share(row[key]) for key in ("preferred_when_longer", "preferred_when_not_longer")),
+    ]
+
+
+def _rate(rate: Mapping[str, Any] | None) -> str:
+    return f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else ""
+
+
+def _share(rate: Mapping[str, Any] | None) -> str:
+    return f"{_rate(rate)}, n {rate['n']}" if rate else ""
+
+
 def _names(report: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*report["diversity"], *report["bits_per_byte"]]))
 
@@ -100,7 +135,7 @@ def _cost_row(report: Mapping[str, Any], name: str) -> list[str]:
     kl, bits, tax = (report[key].get(name) for key in ("kl", "bits_per_byte", "tax"))
     scores = report["scores"].get(name, {})
     return [
-        name,
+        label(report, name),
         f"{kl['per_response']:.2f}" if kl else "",
         f"{kl['per_token']:.3f}" if kl and kl["per_token"] is not None else "",
         f"{bits['mean']:.3f}" if bits else "",
@@ -112,7 +147,7 @@ def _cost_row(report: Mapping[str, Any], name: str) -> list[str]:
 
 def _variety_row(report: Mapping[str, Any], name: str, row: Mapping[str, Any]) -> list[str]:
     return [
-        name,
+        label(report, name),
         f"{row['distinct_1']:.3f}",
         f"{row['distinct_2']:.3f}",
         f"{row['median_words']:.0f}",

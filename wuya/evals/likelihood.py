@@ -1,6 +1,6 @@
 """What a model thinks of a text: bits per byte, and KL between a policy and its reference on the policy's answers.
 
-Bits per byte = nats / (ln 2 x bytes of the predicted tokens): comparable across tokenizers (spec section 12.1).
+Bits per byte = nats / (ln 2 x bytes of the predicted tokens): comparable across tokenizers.
 """
 
 import math
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from wuya.data.batches import length_sorted_microbatches, pad_right
 from wuya.evals.bootstrap import Interval, mean_interval, ratio_interval
-from wuya.models.gpt import GPT
+from wuya.models.decoder import Decoder
+from wuya.rlhf.answer_rows import answer_rows
+from wuya.rlhf.pair_gradients import answer_logprobs
 from wuya.tokenizer.bpe import Tokenizer
-from wuya.training.answer_rows import answer_logprobs, answer_rows
+from wuya.training.token_logprobs import hidden_logprobs
 
 MICROBATCH_TOKENS = 4_096
 
@@ -28,38 +30,43 @@ class TextScore:
 
 
 @torch.inference_mode()
-def token_logprobs(model: GPT, sequences: Sequence[Sequence[int]], *, temperature: float = 1.0) -> list[Tensor]:
+def token_logprobs(model: Decoder, sequences: Sequence[Sequence[int]], *, temperature: float = 1.0) -> list[Tensor]:
     """Log-probability in nats of each token given those before it: one tensor [len - 1] a sequence, in order."""
     model.eval()
     results: list[Tensor] = [torch.empty(0)] * len(sequences)
     for indices in length_sorted_microbatches([len(s) for s in sequences], max_tokens=MICROBATCH_TOKENS):
         ids_BT, _ = pad_right([list(sequences[i]) for i in indices], pad_id=0)
         ids_BT = ids_BT.to(next(model.parameters()).device)
-        logits_BTV = model.logits(model(ids_BT[:, :-1])) / temperature
-        targets_BT = ids_BT[:, 1:]
-        logprobs_BT = logits_BTV.gather(-1, targets_BT.unsqueeze(-1)).squeeze(-1) - logits_BTV.logsumexp(-1)
+        hidden_ND, targets_BT = model(ids_BT[:, :-1]).flatten(0, 1), ids_BT[:, 1:]
+        logprobs_N = hidden_logprobs(model, hidden_ND, targets_BT.flatten(), temperature=temperature)
+        logprobs_BT = logprobs_N.view(targets_BT.shape)
         for row, index in enumerate(indices):
             results[index] = logprobs_BT[row, : len(sequences[index]) - 1].cpu()
     return results
 
 
-def score_texts(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], *, context_length: int) -> list[TextScore]:
-    """Nats and bytes of each text, read after a document end in windows of `context_length` that each start afresh."""
+def score_texts(model: Decoder, tokenizer: Tokenizer, texts: Sequence[str], *, context_length: int) -> list[TextScore]:
+    """Nats and bytes of each text, read after the start of a document in windows of `context_length` that each start
+    afresh."""
+    start_ids = tokenizer.document_start
+    room = context_length - len(start_ids)
     windows: list[list[int]] = []
     owners: list[int] = []
     for owner, ids in enumerate(tokenizer.encode_batch(list(texts))):
-        for start in range(0, len(ids), context_length - 1):
-            windows.append([tokenizer.document_end_id, *ids[start : start + context_length - 1]])
+        for start in range(0, len(ids), room):
+            windows.append([*start_ids, *ids[start : start + room]])
             owners.append(owner)
     nats, num_bytes = [0.0] * len(texts), [0] * len(texts)
     for owner, window, logprobs_T in zip(owners, windows, token_logprobs(model, windows), strict=True):
-        nats[owner] -= float(logprobs_T.double().sum())
-        num_bytes[owner] += int(tokenizer.token_bytes[window[1:]].sum())
+        nats[owner] -= float(logprobs_T[len(start_ids) - 1 :].double().sum())
+        num_bytes[owner] += int(tokenizer.token_bytes[window[len(start_ids) :]].sum())
     return [TextScore(n, b) for n, b in zip(nats, num_bytes, strict=True)]
 
 
 @torch.inference_mode()
-def completion_nats(model: GPT, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[float]:
+def completion_nats(
+    model: Decoder, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> list[float]:
     """-log p(completion | prompt) in nats; a prompt that comes often is read once."""
     model.eval()
     nats_B = torch.zeros(len(completions), dtype=torch.float64)
@@ -70,7 +77,7 @@ def completion_nats(model: GPT, prompts: Sequence[Sequence[int]], completions: S
 
 
 def score_completions(
-    model: GPT, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    model: Decoder, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
 ) -> list[TextScore]:
     """Nats of each completion given its prompt, and the completion's bytes."""
     nats = completion_nats(model, prompts, completions)
@@ -88,6 +95,14 @@ def alignment_tax(policy: Sequence[TextScore], sft: Sequence[TextScore]) -> Inte
     return ratio_interval(differences, [s.num_bytes for s in sft])
 
 
+def tax_beyond_half(policy: Sequence[TextScore], other: Sequence[TextScore], sft: Sequence[TextScore]) -> Interval:
+    """The policy's tax less half of the other's, bits per byte, paired by text: at or below 0 it halves that tax."""
+    differences = [
+        (p.nats - s.nats - (o.nats - s.nats) / 2) / math.log(2) for p, o, s in zip(policy, other, sft, strict=True)
+    ]
+    return ratio_interval(differences, [s.num_bytes for s in sft])
+
+
 @dataclass(frozen=True, slots=True)
 class KLEstimate:
     """KL(policy || reference), Monte Carlo over the policy's own answers (k1), in nats."""
@@ -95,9 +110,18 @@ class KLEstimate:
     per_response: Interval
     per_token: Interval
 
+    def to_dict(self) -> dict[str, float]:
+        """For JSON: the means under their names, and each with _low and _high."""
+        figures = {"per_response": self.per_response, "per_token": self.per_token}
+        return {
+            f"{name}{end}": value
+            for name, interval in figures.items()
+            for end, value in (("", interval.mean), ("_low", interval.low), ("_high", interval.high))
+        }
+
 
 def kl_divergence(
-    policy: GPT, reference: GPT, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    policy: Decoder, reference: Decoder, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
 ) -> KLEstimate:
     """KL of exactly these weights on `completions` sampled from the policy at temperature 1."""
     ours, theirs = completion_nats(policy, prompts, completions), completion_nats(reference, prompts, completions)

@@ -12,9 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
-from wuya.models.gpt import GPT
-from wuya.training.answer_rows import answer_rows, answer_states
+from wuya.models.decoder import Decoder
+from wuya.rlhf.answer_rows import AnswerRows, AnswerTokens, answer_rows
+from wuya.training.token_logprobs import hidden_logprobs
 
 MICROBATCH_TOKENS = 2_048
 """Positions of one forward pass: what stays in a CPU's cache."""
@@ -27,7 +29,7 @@ class RealTurnJudge:
     one, and its mean log-probability.
     """
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: Decoder) -> None:
         self.model = model
         self.classifier: Pipeline | None = None
         self.neutral: list[int] = []
@@ -75,3 +77,13 @@ class RealTurnJudge:
             sums_BE = torch.zeros(len(rows.answer_B), read_CE.shape[1]).index_add(0, tokens.owner_C, read_CE)
             means[rows.answer_B] = sums_BE / (rows.last_B - rows.first_B + 1)[:, None]
         return means.numpy()
+
+
+def answer_states(model: Decoder, rows: AnswerRows) -> tuple[AnswerTokens, Tensor, Tensor]:
+    """Every completion token, its hidden state [C, D], and its log-prob given what stands before it, nats [C]."""
+    device = model.device
+    hidden_NTD = model(**rows.inputs(device))
+    tokens = rows.tokens()
+    row_C = tokens.row_C.to(device)
+    logprobs_C = hidden_logprobs(model, hidden_NTD[row_C, tokens.before_C.to(device)], tokens.id_C.to(device))
+    return tokens, hidden_NTD[row_C, tokens.column_C.to(device)], logprobs_C

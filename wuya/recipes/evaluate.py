@@ -4,38 +4,45 @@
                   --labelers labelers.json --reward_model runs/reward --out runs/evaluation
 
 Reads prompts (JSONL), held-out documents (text) and checkpoints; writes evaluation.json, answers.jsonl and report.html.
-One answer a prompt at temperature 1, a tie counts half, intervals resample prompts (InstructGPT section 4.1). Without
-labelers the reward model votes, and every table says that this is the proxy and not people.
+One answer per prompt at temperature 1, a tie counts half, intervals resample prompts (InstructGPT section 4.1); beside
+each win rate stands the one at equal length.
+Without labelers a reward model votes, and every table says so: `judge_reward_model`, which no policy was trained
+against, or the proxy. A prompt that one model or judge cannot read is left out for all: comparisons stay paired.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
+from wuya.checkpoints.checkpoint import describe_parent, load_checkpoint
 from wuya.config import require_positive
-from wuya.console import Progress, say
+from wuya.console import Progress, say, warn
 from wuya.data.corpus import CorpusSource, read_documents
 from wuya.data.formats import read_demonstrations, read_prompts
 from wuya.errors import ConfigError, DataError
 from wuya.evals.answers import Answers, chat_answers, transcript_answers, write_answers
 from wuya.evals.bootstrap import mean_interval
-from wuya.evals.diversity import diversity
+from wuya.evals.diversity import diversity, variety_beside
 from wuya.evals.evaluation_report import evaluation_table, write_evaluation_report
-from wuya.evals.helpful import Judge, win_rate
-from wuya.evals.likelihood import alignment_tax, bits_per_byte, kl_divergence, score_texts
+from wuya.evals.fitting import prompts_that_fit, say_left_out
+from wuya.evals.helpful import length_split
+from wuya.evals.length_control import length_controlled_rates
+from wuya.evals.likelihood import TextScore, alignment_tax, bits_per_byte, kl_divergence, score_texts
 from wuya.evals.outside_judges import judge_answers
-from wuya.evals.proxy import best_of_n, best_of_n_kl, mean_scores, proxy_scores
+from wuya.evals.proxy import best_of_n, best_of_n_kl, mean_scores, scores_by_name
+from wuya.evals.votes import choose_voter, compared, optimised_against, paired_differences
 from wuya.feedback.simulated import Labelers
 from wuya.files import BadRows, FileLock, make_folder, to_json, write_atomic
-from wuya.inference.rewards import load_reward
-from wuya.models.checkpoint import describe_parent, load_checkpoint
-from wuya.models.gpt import GPT
+from wuya.models.decoder import Decoder
 from wuya.records import Demonstration, Prompt
+from wuya.rlhf.rewards import load_reward, max_length_of
+from wuya.rlhf.rollouts import Score
 from wuya.tokenizer.bpe import Tokenizer
+from wuya.tokenizer.chat_format import check_demonstration, check_prompt
+from wuya.tokenizer.chat_notes import reads_alike, tell_chat_format
 from wuya.training.distributed import resolve_device, resolve_dtype
 
 NUM_SHOTS = 4
@@ -63,9 +70,13 @@ class EvaluateConfig:
     tax_only: dict[str, Path] = field(default_factory=dict)
     """Name -> checkpoint of which only the tax is measured."""
     labelers: Path | None = None
-    """Simulated labelers (JSON); the held-out ones vote. Without, the reward model votes."""
+    """Simulated labelers (JSON); the held-out ones vote. Without, a reward model votes."""
     reward_model: str = ""
     """Reward for best-of-n and proxy scores: a checkpoint or `my.py:fn`."""
+    judge_reward_model: str = ""
+    """A reward model that no policy was trained against: it votes where there are no labelers."""
+    missing_eos_penalty: float = 1.0
+    """An answer that never ended scores min(score, 0) less this, as in `wuya ppo`."""
     best_of: int = 4
     """n of best-of-n from the SFT model with `reward_model`: the baseline without training."""
     judge: Path | None = None
@@ -90,7 +101,7 @@ class EvaluateConfig:
     """Print neither: the files alone."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "num_prompts", "num_texts", "max_tokens", "best_of")
+        require_positive(self, "num_prompts", "num_texts", "max_tokens", "best_of", "missing_eos_penalty")
         if self.base is not None and self.shots is None:
             raise ConfigError("`base` is also asked few-shot, so it needs `shots`", hint="--shots demonstrations.jsonl")
         if self.judge is not None and self.judge_turns is None:
@@ -99,7 +110,7 @@ class EvaluateConfig:
             )
         if taken := {"base", "fewshot_base", "sft", "best_of_n"} & {*self.policies, *self.tax_only}:
             raise ConfigError(f"`{taken.pop()}` is the name of another row of the table", hint="rename that policy")
-        if self.labelers is None and not self.reward_model:
+        if self.labelers is None and not (self.reward_model or self.judge_reward_model):
             raise ConfigError("nobody to vote", hint="give --labelers labelers.json or --reward_model runs/reward")
 
 
@@ -112,36 +123,59 @@ def run(config: EvaluateConfig) -> Path:
 
 def _evaluate(config: EvaluateConfig) -> Path:
     # 0. Everything is read before anything is computed
-    prompts, texts = _read_prompts(config), _read_texts(config)
+    texts = _read_texts(config)
     labelers = Labelers.load(config.labelers) if config.labelers else None
     models, tokenizer = _load_models(config)
-    score = load_reward(config.reward_model, tokenizer) if config.reward_model else None
+    tell_chat_format(tokenizer)
+    prompts = _read_prompts(config, tokenizer)
+    judge = _load_judge(config, tokenizer)
+    load = partial(load_reward, tokenizer=tokenizer, device=models["sft"].device)
+    score = load(config.reward_model) if config.reward_model else None
+    judge_score = load(config.judge_reward_model) if config.judge_reward_model else None
+    rooms = _rooms(config, models, judge, {"reward_model": score, "judge_reward_model": judge_score})
+    base_room = models["base"].config.context_length - config.max_tokens if "base" in models else None
+    prompts, left_out = prompts_that_fit(prompts, tokenizer, rooms, transcript_room=base_room)
+    if message := say_left_out(left_out, config.prompts, len(prompts)):
+        warn(message)
     # 1. Everyone answers the same prompts once; the SFT model `best_of` times more for the baseline without training
     answers = _sample_answers(config, models, tokenizer, prompts)
     if score is not None and config.best_of > 1:
         answers["best_of_n"] = best_of_n(
-            models["sft"], tokenizer, prompts, score,
-            n=config.best_of, max_tokens=config.max_tokens, seed=config.seed + 1,
+            models["sft"], tokenizer, prompts, score, n=config.best_of, max_tokens=config.max_tokens,
+            seed=config.seed + 1, missing_eos_penalty=config.missing_eos_penalty,
         )  # fmt: skip
-    proxy: dict[str, torch.Tensor] = {}
-    if score is not None:
-        proxy = dict(zip(answers, proxy_scores(score, tokenizer, prompts, list(answers.values())), strict=True))
-    write_answers(config.out / "answers.jsonl", prompts, answers, proxy)
+    proxy, judged = (
+        {} if one is None
+        else scores_by_name(one, tokenizer, prompts, answers, missing_eos_penalty=config.missing_eos_penalty)
+        for one in (score, judge_score)
+    )  # fmt: skip
     # 2. Who is preferred, by people who did not train the reward model
+    trained_on = optimised_against(config.judge_reward_model or config.reward_model, config.policies)
+    voter = choose_voter(prompts, answers, labelers, proxy=proxy, judged=judged, trained_on=trained_on)
+    pairs = compared(answers, config.policies, best_of=config.best_of)
+    votes = {name: voter.votes(*pair) for name, pair in pairs.items()}
+    against_sft = {model: votes[name] for name, (model, other) in pairs.items() if other == "sft"}
+    write_answers(config.out / "answers.jsonl", prompts, answers, proxy, votes)
+    raw_texts = _score_texts(models, tokenizer, texts)
     report: dict[str, Any] = {
         "seed": config.seed,
         "num_prompts": len(prompts),
-        "votes_by": "held-out simulated labelers" if labelers else "the reward model (a proxy, not people)",
+        "left_out": [row.to_dict() for row in left_out],
+        "best_of": config.best_of if "best_of_n" in answers else None,
+        "votes_by": voter.name,
         "checkpoints": {name: describe_parent(path) for name, path in _checkpoints(config).items()},
-        "win_rate": _win_rates(config, prompts, answers, labelers, proxy),
+        "win_rate": {name: mean_interval(shares).to_dict() for name, shares in votes.items()},
+        "length_controlled": length_controlled_rates(votes, pairs, answers),
+        "paired": paired_differences(against_sft, raw_texts),
+        "length": _lengths(answers, against_sft),
         # 3. What it cost: distance from the reference, loss on raw text, variety
         "kl": _kl(config, models, answers),
-        **_raw_text_losses(config, models, tokenizer, texts),
-        "diversity": {name: diversity([c.text for c in a.candidates]).to_dict() for name, a in answers.items()},
+        **_raw_text_losses(config, raw_texts),
+        **_variety(config, answers),
         "finished": {name: sum(c.finished for c in a.candidates) / len(prompts) for name, a in answers.items()},
         "scores": mean_scores(prompts, answers, labelers, proxy),
         # 4. Judges that saw no ranking
-        "outside_judges": _outside_judges(config, tokenizer, prompts, answers),
+        "outside_judges": _outside_judges(config, judge, tokenizer, prompts, answers),
     }
     path = config.out / "evaluation.json"
     write_atomic(path, to_json(report, indent=1) + "\n")
@@ -159,13 +193,15 @@ def _checkpoints(config: EvaluateConfig) -> dict[str, Path]:
     return {**base, "sft": config.sft, **config.policies, **config.tax_only}
 
 
-def _load_models(config: EvaluateConfig) -> tuple[dict[str, GPT], Tokenizer]:
+def _load_models(config: EvaluateConfig) -> tuple[dict[str, Decoder], Tokenizer]:
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     loaded = {n: load_checkpoint(p, device=device, dtype=dtype) for n, p in _checkpoints(config).items()}
     model, tokenizer = loaded["sft"]
     for name, (_, other) in loaded.items():
         _require_same_tokenizer(tokenizer, other, name)
+        if name in config.policies:
+            _require_same_chat(tokenizer, other, name)
     if config.max_tokens >= model.config.context_length:
         raise ConfigError(
             "`max_tokens` leaves no room for a prompt",
@@ -173,6 +209,26 @@ def _load_models(config: EvaluateConfig) -> tuple[dict[str, GPT], Tokenizer]:
             hint=f"try `--max_tokens {max(1, model.config.context_length // 2)}`",
         )
     return {name: model.eval() for name, (model, _) in loaded.items()}, tokenizer
+
+
+def _load_judge(config: EvaluateConfig, tokenizer: Tokenizer) -> Decoder | None:
+    if config.judge is None:
+        return None
+    judge, its_tokenizer = load_checkpoint(config.judge, device=resolve_device(config.device))
+    _require_same_tokenizer(tokenizer, its_tokenizer, "judge")
+    _require_same_chat(tokenizer, its_tokenizer, "judge")
+    return judge
+
+
+def _rooms(
+    config: EvaluateConfig, models: Mapping[str, Decoder], judge: Decoder | None, scores: Mapping[str, Score | None]
+) -> dict[str, int]:
+    """Tokens of a prompt that each model and judge can read beside an answer."""
+    asked = {name: models[name] for name in ("sft", *config.policies)} | ({"judge": judge} if judge else {})
+    contexts = {name: model.config.context_length for name, model in asked.items()}
+    limits = {name: max_length_of(score) for name, score in scores.items() if score is not None}
+    contexts |= {name: limit for name, limit in limits.items() if limit is not None}
+    return {name: context - config.max_tokens for name, context in contexts.items()}
 
 
 def _require_same_tokenizer(tokenizer: Tokenizer, other: Tokenizer, name: str) -> None:
@@ -185,9 +241,20 @@ def _require_same_tokenizer(tokenizer: Tokenizer, other: Tokenizer, name: str) -
         )
 
 
-def _read_prompts(config: EvaluateConfig) -> list[Prompt]:
-    bad = BadRows()
-    prompts = list(islice(read_prompts(config.prompts, bad), config.num_prompts))
+def _require_same_chat(tokenizer: Tokenizer, other: Tokenizer, name: str) -> None:
+    """All are asked in the SFT model's chat format; a model trained in another would answer what it never learned."""
+    if not reads_alike(tokenizer, other):
+        shown = [f"system prompt {one.system_prompt!r}" for one in (other, tokenizer)]
+        raise ConfigError(
+            f"`{name}` and `sft` have different chat templates, so they can't be asked the same",
+            found=f"{other.template_name} ({shown[0]}) and {tokenizer.template_name} ({shown[1]})",
+            hint=f"evaluate `{name}` against the SFT checkpoint it was trained from",
+        )
+
+
+def _read_prompts(config: EvaluateConfig, tokenizer: Tokenizer) -> list[Prompt]:
+    bad, usable = BadRows(), partial(check_prompt, tokenizer)
+    prompts = list(islice(read_prompts(config.prompts, bad, usable), config.num_prompts))
     if bad.count:
         say(bad.summary())
     if len(prompts) < config.num_prompts:
@@ -209,7 +276,7 @@ def _read_texts(config: EvaluateConfig) -> list[str]:
 
 
 def _sample_answers(
-    config: EvaluateConfig, models: Mapping[str, GPT], tokenizer: Tokenizer, prompts: Sequence[Prompt]
+    config: EvaluateConfig, models: Mapping[str, Decoder], tokenizer: Tokenizer, prompts: Sequence[Prompt]
 ) -> dict[str, Answers]:
     answers: dict[str, Answers] = {}
     forms = (["base", "fewshot_base"] if config.base else []) + ["sft", *config.policies]
@@ -238,64 +305,59 @@ def _shots(config: EvaluateConfig) -> list[Demonstration]:
 # -- 2. votes ----------------------------------------------------------------------------------------------------------
 
 
-def _win_rates(
-    config: EvaluateConfig,
-    prompts: Sequence[Prompt],
-    answers: Mapping[str, Answers],
-    labelers: Labelers | None,
-    proxy: Mapping[str, torch.Tensor],
-) -> dict[str, Any]:
-    def rate(name: str, other: str) -> dict[str, float | int]:
-        if labelers is not None:
-            judges: list[Judge] = [labeler.prefer for labeler in labelers.held_out]
-            return win_rate(prompts, answers[name].candidates, answers[other].candidates, judges).to_dict()
-        difference_B = proxy[name] - proxy[other]
-        return mean_interval(((difference_B.sign() + 1) / 2).tolist()).to_dict()
-
-    rates = {f"sft_vs_{name}": rate("sft", name) for name in ("base", "fewshot_base") if name in answers}
-    rates |= {f"{name}_vs_sft": rate(name, "sft") for name in config.policies}
-    if "best_of_n" in answers:
-        rates[f"best_of_{config.best_of}_vs_sft"] = rate("best_of_n", "sft")
-    return rates
+def _lengths(answers: Mapping[str, Answers], against_sft: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Does a model win because its answers are longer? Its votes, apart for longer answers and for the rest."""
+    return {
+        name: length_split(shares, answers[name].candidates, answers["sft"].candidates).to_dict()
+        for name, shares in against_sft.items()
+    }
 
 
 # -- 3. costs ----------------------------------------------------------------------------------------------------------
 
 
-def _kl(config: EvaluateConfig, models: Mapping[str, GPT], answers: Mapping[str, Answers]) -> dict[str, Any]:
+def _kl(config: EvaluateConfig, models: Mapping[str, Decoder], answers: Mapping[str, Answers]) -> dict[str, Any]:
     """KL(policy || SFT) in nats of exactly the weights evaluated here, on their own answers."""
     rows: dict[str, Any] = {}
     for name in config.policies:
         completions = [candidate.token_ids for candidate in answers[name].candidates]
-        kl = kl_divergence(models[name], models["sft"], answers[name].prompt_ids, completions)
-        rows[name] = {
-            "per_response": kl.per_response.mean,
-            "per_response_low": kl.per_response.low,
-            "per_response_high": kl.per_response.high,
-            "per_token": kl.per_token.mean,
-        }
+        rows[name] = kl_divergence(models[name], models["sft"], answers[name].prompt_ids, completions).to_dict()
     if "best_of_n" in answers:
         rows["best_of_n"] = {"per_response": best_of_n_kl(config.best_of), "per_token": None}
     return rows
 
 
-def _raw_text_losses(
-    config: EvaluateConfig, models: Mapping[str, GPT], tokenizer: Tokenizer, texts: Sequence[str]
-) -> dict[str, Any]:
-    """Bits per byte of every model on the same raw documents, and each policy's excess over SFT, paired by document."""
+def _score_texts(
+    models: Mapping[str, Decoder], tokenizer: Tokenizer, texts: Sequence[str]
+) -> dict[str, list[TextScore]]:
+    """Nats and bytes of the same raw documents under every model; empty without documents."""
     if not texts:
-        return {"bits_per_byte": {}, "tax": {}}
-    context_length = models["sft"].config.context_length
+        return {}
+    context_length = min(model.config.context_length for model in models.values())  # the same windows for all
+    scores = {}
     with Progress(len(models), "bits per byte", unit="model") as progress:
-        scores = {}
         for name, model in models.items():
             scores[name] = score_texts(model, tokenizer, texts, context_length=context_length)
             progress.update(1)
+    return scores
+
+
+def _raw_text_losses(config: EvaluateConfig, scores: Mapping[str, Sequence[TextScore]]) -> dict[str, Any]:
+    """Bits per byte of every model on the same raw documents, and each policy's excess over SFT, paired by document."""
+    taxed = [name for name in (*config.policies, *config.tax_only) if name in scores]
     return {
         "bits_per_byte": {name: bits_per_byte(rows).to_dict() for name, rows in scores.items()},
-        "tax": {
-            name: alignment_tax(scores[name], scores["sft"]).to_dict() for name in (*config.policies, *config.tax_only)
-        },
+        "tax": {name: alignment_tax(scores[name], scores["sft"]).to_dict() for name in taxed},
+    }
+
+
+def _variety(config: EvaluateConfig, answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """Each model's variety, and the policies' beside the SFT model's on the same prompts."""
+    texts = {name: [candidate.text for candidate in a.candidates] for name, a in answers.items()}
+    beside = {name: variety_beside(texts[name], texts["sft"]).to_dict() for name in config.policies}
+    return {
+        "diversity": {name: diversity(rows).to_dict() for name, rows in texts.items()},
+        "variety_beside_sft": beside,
     }
 
 
@@ -303,13 +365,16 @@ def _raw_text_losses(
 
 
 def _outside_judges(
-    config: EvaluateConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt], answers: Mapping[str, Answers]
+    config: EvaluateConfig,
+    judge: Decoder | None,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    answers: Mapping[str, Answers],
 ) -> dict[str, Any]:
-    if config.judge is None or config.judge_turns is None:
+    if judge is None or config.judge_turns is None:
         return {}
-    judge, its_tokenizer = load_checkpoint(config.judge, device=resolve_device(config.device))
-    _require_same_tokenizer(tokenizer, its_tokenizer, "judge")
-    turns = list(islice(read_demonstrations(config.judge_turns, BadRows()), NUM_JUDGE_TURNS))
+    usable = partial(check_demonstration, tokenizer, last_only=True)
+    turns = list(islice(read_demonstrations(config.judge_turns, BadRows(), usable), NUM_JUDGE_TURNS))
     return judge_answers(
         judge, tokenizer, turns, prompts, answers,
         policies=list(config.policies), max_tokens=config.max_tokens, seed=config.seed,

@@ -1,8 +1,9 @@
-"""Step 3 without a value model: answers to one prompt are each other's baseline. RLOO, GRPO and Dr. GRPO.
+"""Step 3 without a value model: answers to one prompt are each other's baseline. RLOO, GRPO, Dr. GRPO and DAPO.
 
     wuya grpo --policy runs/sft --reward runs/rm --prompts prompts.jsonl --out runs/grpo
     wuya grpo --algorithm rloo ...        # Ahmadian et al. 2024 (arXiv:2402.14740)
     wuya grpo --algorithm dr_grpo ...     # Liu et al. 2025 (arXiv:2503.20783)
+    wuya grpo --config configs/grpo-dapo.yaml ...   # Yu et al. 2025 (arXiv:2503.14476)
 
 Reads prompts (JSONL), the policy, a reward (a model's folder or `my.py:fn`); writes what `wuya ppo` writes:
 runs/grpo/{config.yaml, metrics.jsonl, samples.jsonl, summary.json, report.html, checkpoints/}.
@@ -12,41 +13,50 @@ runs/grpo/{config.yaml, metrics.jsonl, samples.jsonl, summary.json, report.html,
 | rloo | score less the mean of the others | of the whole answer | in the score | - |
 | grpo | (score - mean) / std of the group | of each token | k3 in the loss | divided by the answer's length |
 | dr_grpo | score - mean | of each token | k3 in the loss | divided by max_tokens |
+| dapo | (score - mean) / std of the group | of each token | k3 in the loss | of all answers, by all their tokens |
+
+DAPO's other parts work with every algorithm: clip-higher (`--clip_range_high`), dynamic sampling (`--max_resampling`),
+which replaces groups whose answers all score the same, and no KL penalty (`--kl_coef 0`).
 
 Differs from the papers: answers that never end score min(score, 0) - missing_eos_penalty, as in `wuya ppo`.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from wuya.config import require_positive
-from wuya.console import Progress, say, warn
-from wuya.files import to_json, write_atomic
-from wuya.inference.engine import Engine
-from wuya.inference.episodes import EpisodeSource
-from wuya.inference.ppo_models import PPOModels, models_without_values
-from wuya.inference.prompts import load_prompt_ids
-from wuya.inference.rollout_metrics import rollout_metrics
-from wuya.inference.sampling import SamplingParams
-from wuya.losses.direct import grpo_advantages, grpo_policy_loss, rloo_advantages, rloo_policy_loss
-from wuya.models import native
-from wuya.models.checkpoint import save_checkpoint
+from wuya.config import require_at_least_zero, require_divides, require_positive
+from wuya.errors import ConfigError
+from wuya.evals.policy_run import PolicyRun, kl_tolerance
+from wuya.losses.groups import grpo_advantages, grpo_policy_loss, rloo_advantages, rloo_policy_loss
+from wuya.losses.ppo import scores_with_eos_rule
+from wuya.models.stored import BaseDtype
+from wuya.rlhf.answer_rows import LONGEST_ROW
+from wuya.rlhf.dynamic_sampling import SampledGroups, sample_groups
+from wuya.rlhf.episodes import EpisodeSource
+from wuya.rlhf.group_update import GroupBatch, GroupPolicyLoss, group_batch, group_gradients, group_minibatches
+from wuya.rlhf.ppo_models import models_without_values, recompute_activations
+from wuya.rlhf.rollout_engine import episode_source
+from wuya.rlhf.rollouts import Rollouts
+from wuya.rlhf.trained_model import TrainedModel
 from wuya.training import distributed
-from wuya.training.group_learner import GroupBatch, GroupLearner, GroupSettings
-from wuya.training.ppo_batches import Rollouts
-from wuya.training.ppo_metrics import Alarms
-from wuya.training.run import Run
+from wuya.training.early_choice import require_held_out_settings
+from wuya.training.metrics import means
+from wuya.training.optimizer import set_lr
+from wuya.training.rates import peak_rate
+from wuya.training.schedule import policy_gradient_multiplier
+
+Advantage = Callable[[Tensor, Tensor], Tensor]
+"""(scores_PG after the rule for missing ends, kl_PG) -> advantages_PG."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GRPOConfig(GroupSettings):
-    """RLOO, GRPO or Dr. GRPO against a reward model, with a KL penalty towards the SFT policy."""
+class GRPOConfig:
+    """RLOO, GRPO, Dr. GRPO or DAPO against a reward model, with a KL penalty towards the SFT policy."""
 
     policy: Path
     """SFT checkpoint: the starting policy and, frozen, the reference policy."""
@@ -55,23 +65,75 @@ class GRPOConfig(GroupSettings):
     Python function `my.py:fn` of (prompts, completions) as lists of text, returning one number a completion. Several
     with commas between are an ensemble: their mean."""
     prompts: Path
-    """JSONL of prompts to answer; held-out prompts have no place here."""
+    """JSONL of prompts to answer; held-out prompts have no place here (see `evaluation_prompts`)."""
     out: Path
     """Run folder."""
-    algorithm: Literal["grpo", "rloo", "dr_grpo"] = "grpo"
+    algorithm: Literal["grpo", "rloo", "dr_grpo", "dapo"] = "grpo"
     """How a group of scores becomes advantages and a loss; see the table above."""
+    num_updates: int = 500
+    """Updates of the policy: each samples `rollout_batch_size` episodes."""
+    rollout_batch_size: int = 512
+    """Episodes (prompt + completion) sampled per update, summed over all ranks. GRPO paper: 1,024."""
+    group_size: int = 4
+    """Completions of each prompt, the baseline of each other. RLOO paper: 2 to 4; GRPO paper: 64."""
+    minibatch_size: int = 512
+    """Episodes per optimizer step, summed over all ranks. Papers: the whole batch, one step an update."""
+    microbatch_tokens: int = 8192
+    """Positions (padding included) of one forward and backward pass: what fits in memory. Changes no result."""
+    num_epochs: int = 1
+    """Passes over each batch of episodes. Papers: 1."""
     lora_rank: int = 0
-    """Rank of LoRA adapters: the policy is an adapter, the reference its trunk without. 0 trains all weights."""
+    """Rank of LoRA adapters to train in place of all weights; the reference is then the same trunk. 0 trains all."""
+    learning_rate: float = 0.0
+    """Peak learning rate. 0 chooses: 1e-6 for all weights (GRPO paper, 7B), ten times that for LoRA adapters. Small
+    models bear more."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Optimizer."""
+    warmup_updates: int = 10
+    """Updates in which the learning rate rises from a tenth of its peak."""
+    linear_decay: bool = False
+    """Let the learning rate fall to 0 at the end."""
+    adam_eps: float = 1e-5
+    """Adam's epsilon."""
+    max_grad_norm: float = 1.0
+    """Largest L2 norm of the gradient in one step; 0 does not clip."""
+    kl_coef: float = 0.04
+    """beta: price of a nat of KL towards the reference; RLOO takes it off the score, GRPO adds it to the loss.
+    GRPO paper: 0.04; RLOO paper: 0.03 to 0.1."""
+    clip_range: float = 0.2
+    """The ratio counts up to 1 +- this: of each token in GRPO, of the whole completion in RLOO."""
+    clip_range_high: float = 0.0
+    """Clip-higher: the ratio counts up to 1 + this instead, and down to 1 - clip_range. 0 clips symmetrically.
+    DAPO: 0.28 beside 0.2."""
+    max_resampling: int = 0
+    """Dynamic sampling: how often other prompts may be sampled in place of groups whose completions all score the same,
+    until the batch is full. 0 keeps such groups, which teach nothing. What is sampled in vain costs its time."""
+    missing_eos_penalty: float = 1.0
+    """An answer that never ends scores min(score, 0) less this, as in PPO."""
+    temperature: float = 1.0
+    """Divides the logits in sampling and in every log-prob."""
+    ema_decay: float = 0.0
+    """Decay of the moving average of the weights, per optimizer step; 0 keeps none. InstructGPT's PPO: 0.992."""
+    seed: int = 0
+    """Of prompt order, sampling and minibatches."""
     lora_alpha: float = 32.0
     """LoRA scale: adapters are multiplied by alpha / rank. Without effect at rank 0."""
     lora_targets: tuple[str, ...] = ("qkv", "out", "gate_up", "up", "down")
     """Linear layers that get adapters. Without effect at rank 0."""
+    base_dtype: BaseDtype = "float32"
+    """How the frozen weights under adapters are stored. bfloat16: half the memory, and the same numbers where `dtype`
+    is bfloat16. int8, nf4: 8 and 4 bits (QLoRA), with `pip install 'wuya[quantized]'`. Without effect at rank 0."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass: far less memory for a third more time."""
     max_prompt_tokens: int = 1024
     """Prompts longer than this are left out and counted."""
     max_tokens: int = 256
     """Most tokens of an answer, its end token included."""
     max_batch_size: int = 256
-    """Answers decoded at once."""
+    """Answers decoded at once, at most: fewer where their keys and values would not fit (see `cache_gib`)."""
+    cache_gib: float = 0.0
+    """GiB of keys and values held while answers are sampled; 0 is half of the memory that is free when the run starts
+    and that training will not need. What is sampled does not depend on it."""
     max_kl: float = 0.0
     """Stop early when objective/kl, in nats an answer, is above this; 0 never stops."""
     final_kl_prompts: int = 256
@@ -88,10 +150,42 @@ class GRPOConfig(GroupSettings):
     """Where to compute: auto, cpu, cuda."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of matrix products; auto is bfloat16 where the hardware has it."""
+    evaluation_prompts: Path | None = None
+    """JSONL of held-out prompts, none of them among the training prompts: every `evaluation_every` updates the policy
+    that would ship answers them, the same prompts with the same seeds each time."""
+    evaluation_every: int = 20
+    """Updates between evaluations on `evaluation_prompts`; 0: only before the first and after the last update."""
+    num_evaluation_prompts: int = 256
+    """Held-out prompts answered each time, or all there are."""
+    evaluation_reward: str = ""
+    """Another judge of the held-out answers, named as `reward` is: a reward model trained on other people's rankings,
+    or a function. The policy is optimised against `reward`, whose own score says little about over-optimisation."""
+    choose: Literal["last", "best"] = "last"
+    """Which policy ships. last: the paper's. best: of the evaluated ones with KL up to `max_choice_kl` that with the
+    highest mean held-out score, by `evaluation_reward` if there is one, else by `reward`; ties go to the earlier."""
+    max_choice_kl: float = 0.0
+    """With choose=best: nats per answer that a policy may be away from the reference; 0 sets no limit."""
 
     def __post_init__(self) -> None:
-        GroupSettings.__post_init__(self)
-        require_positive(self, "max_prompt_tokens", "max_tokens", "max_batch_size")
+        require_positive(self, "num_updates", "rollout_batch_size", "minibatch_size", "microbatch_tokens", "num_epochs",
+                         "clip_range", "temperature", "missing_eos_penalty", "max_prompt_tokens", "max_tokens",
+                         "max_batch_size")  # fmt: skip
+        require_at_least_zero(self, "learning_rate")
+        require_divides(self, "rollout_batch_size", by="minibatch_size")
+        require_divides(self, "minibatch_size", by="group_size")
+        require_held_out_settings(self)
+        for name in ("clip_range_high", "max_resampling"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"`{name}` must not be negative", found=str(getattr(self, name)))
+        if self.group_size < 2:
+            raise ConfigError("`group_size` must be at least 2: one completion has nothing to be compared with")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError("`ema_decay` must be at least 0 and below 1", found=str(self.ema_decay))
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts per update, over all ranks."""
+        return self.rollout_batch_size // self.group_size
 
 
 def run(config: GRPOConfig) -> Path:
@@ -100,186 +194,148 @@ def run(config: GRPOConfig) -> Path:
     device = distributed.init(config.device)
     dtype = distributed.resolve_dtype(config.dtype, device)
     models = models_without_values(
-        config.policy,
-        config.reward,
-        lora_rank=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_targets=config.lora_targets,
-        seed=config.seed,
-        device=device,
+        config.policy, config.reward, lora_rank=config.lora_rank, lora_alpha=config.lora_alpha,
+        lora_targets=config.lora_targets, base_dtype=config.base_dtype, seed=config.seed, device=device, dtype=dtype,
         microbatch_tokens=config.microbatch_tokens,
-    )
-    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
-    learner = make_learner(config, models, tolerance=tolerance)
-    source = episode_source(config, models, device, dtype)
-    alarms = Alarms()
-    with Run(config.out, config, resume=config.resume, verb="grpo", keep_last_n=config.keep_last_n,
-             kernels=native.decoding()) as run:  # fmt: skip
-        done, state = run.load_state(map_location=device) or (0, None)
-        if state is not None:
-            learner.load_state_dict(state["learner"])
-            alarms.load_state_dict(state["alarms"])
-        stopped = bool(state and state["stopped"])
-        # 2. The algorithm
-        with Progress(config.num_updates, config.algorithm, unit="update", start=done) as progress:
-            for update in range(done, config.num_updates if not stopped else done):
-                rollouts = source.sample(update, config.num_prompts)
-                batch, scores_B = learner.batch(rollouts)
-                metrics = measured(config, source, rollouts, scores_B)
-                if update == 0:  # the policy is still the reference
-                    assert abs(metrics["objective/kl_per_token"]) < tolerance, "KL is not 0 before the first update"
-                stopped = 0 < config.max_kl < metrics["objective/kl"]
-                if stopped:
-                    say(f"KL is {metrics['objective/kl']:.2f} nats an answer, above max_kl {config.max_kl}: stopping")
-                else:
-                    with source.autocast():
-                        metrics |= learner.learn(batch, update=update)
-                metrics["episodes"] = (update + 1) * config.rollout_batch_size
-                run.require_finite(update + 1, **metrics)
-                log(run, update + 1, metrics, alarms)
-                if config.show_samples_every and update % config.show_samples_every == 0:
-                    run.sample(update + 1, source.show(rollouts))
-                progress.update(1, score=metrics["objective/scores"], kl=metrics["objective/kl"])
-                last = update + 1 if stopped else config.num_updates
-                if run.save_is_due(update + 1, every=config.save_every, last=last):
-                    kept = {"learner": learner.state_dict(), "alarms": alarms.state_dict(), "stopped": stopped}
-                    run.save(update + 1, lambda folder: save_policy(folder, learner, models, config), kept)
-                if stopped:
-                    break
-        # 3. The KL of exactly the weights that were saved
-        report_final_kl(config, source, learner)
-        run.finish()
+    )  # fmt: skip
+    if config.activation_checkpointing:
+        recompute_activations(models)
+    policy = trained_policy(models.policy, config)
+    # 2. Prompts with the sampler; the algorithm's advantage and loss
+    source = episode_source(
+        models, config.prompts, num_samples=config.group_size, max_prompt_tokens=config.max_prompt_tokens,
+        max_tokens=config.max_tokens, max_batch_size=config.max_batch_size, cache_gib=config.cache_gib,
+        temperature=config.temperature, seed=config.seed, microbatch_tokens=config.microbatch_tokens,
+        device=device, dtype=dtype,
+    )  # fmt: skip
+    advantage, policy_loss = algorithm(config)
+    # 3. The algorithm
+    with PolicyRun(
+        config, source, {"policy": policy}, verb="grpo", export=models.export, num_updates=config.num_updates,
+        provenance={"algorithm": config.algorithm},
+    ) as run:  # fmt: skip
+        for update in run.updates():
+            groups = sampled_groups(source, config, update)
+            scores_B, group = final_scores(groups.kept, config), config.group_size
+            advantages_PG = advantage(scores_B.view(-1, group), groups.kept.kl_B.view(-1, group))
+            batch = group_batch(groups.kept, advantages_PG)
+            metrics = run.measure(update, groups.first, final_scores(groups.first, config)) | groups.counts
+            if not run.stopped:
+                with source.autocast():
+                    metrics |= learn(policy, batch, config, update=update, policy_loss=policy_loss,
+                                     max_length=models.engine_model.config.context_length,
+                                     tolerance=kl_tolerance(dtype))  # fmt: skip
+            run.end(update, groups.first, metrics)
+        # 4. The KL of exactly the weights that ship
+        num_prompts = config.final_kl_prompts and max(1, config.final_kl_prompts // config.group_size)
+        run.finish(num_prompts, algorithm=config.algorithm)
     return config.out
 
 
-def make_learner(config: GRPOConfig, models: PPOModels, *, tolerance: float) -> GroupLearner:
-    """The algorithm's advantage and loss, with this config's constants."""
-    advantage = {
+def trained_policy(policy: nn.Module, config: GRPOConfig) -> TrainedModel:
+    """The policy with its optimizer and moving average."""
+    rate = peak_rate(config.learning_rate, full=1e-6, lora_rank=config.lora_rank)
+    return TrainedModel("policy", policy, learning_rate=rate, optimizer=config.optimizer, adam_eps=config.adam_eps,
+                        ema_decay=config.ema_decay)  # fmt: skip
+
+
+def algorithm(config: GRPOConfig) -> tuple[Advantage, GroupPolicyLoss]:
+    """The advantage and the loss that `config.algorithm` names, with this config's constants."""
+    advantage: Advantage = {
         "rloo": lambda scores_PG, kl_PG: rloo_advantages(scores_PG - config.kl_coef * kl_PG),
         "grpo": lambda scores_PG, kl_PG: grpo_advantages(scores_PG),
         "dr_grpo": lambda scores_PG, kl_PG: grpo_advantages(scores_PG, divide_by_std=False),
+        "dapo": lambda scores_PG, kl_PG: grpo_advantages(scores_PG),
     }[config.algorithm]
-    loss = rloo_loss if config.algorithm == "rloo" else grpo_loss
-    return GroupLearner(
-        models.policy,
-        config,
-        advantage=advantage,
-        policy_loss=partial(loss, config=config),
-        max_length=models.engine_model.config.context_length,
-        tolerance=tolerance,
-    )
+    return advantage, partial(rloo_loss if config.algorithm == "rloo" else grpo_loss, config=config)
 
 
 def rloo_loss(
-    logprobs_BT: Tensor, batch: GroupBatch, *, num_episodes: float, config: GRPOConfig
+    logprobs_BT: Tensor, batch: GroupBatch, *, num_episodes: float, num_tokens: float, config: GRPOConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`losses.direct.rloo_policy_loss` of a batch."""
+    """`losses.groups.rloo_policy_loss` of a batch."""
     return rloo_policy_loss(
         logprobs_BT,
-        batch.logprobs_BT,
+        batch.old_logprobs_BT,
         batch.advantages_B,
         batch.mask_BT,
         clip_range=config.clip_range,
+        clip_range_high=config.clip_range_high,
         num_episodes=num_episodes,
     )
 
 
 def grpo_loss(
-    logprobs_BT: Tensor, batch: GroupBatch, *, num_episodes: float, config: GRPOConfig
+    logprobs_BT: Tensor, batch: GroupBatch, *, num_episodes: float, num_tokens: float, config: GRPOConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`losses.direct.grpo_policy_loss` of a batch."""
+    """`losses.groups.grpo_policy_loss` of a batch."""
     return grpo_policy_loss(
         logprobs_BT,
-        batch.logprobs_BT,
+        batch.old_logprobs_BT,
         batch.ref_logprobs_BT,
         batch.advantages_B,
         batch.mask_BT,
         clip_range=config.clip_range,
+        clip_range_high=config.clip_range_high,
         kl_coef=config.kl_coef,
         constant_length=config.max_tokens if config.algorithm == "dr_grpo" else 0.0,
         num_episodes=num_episodes,
+        num_tokens=num_tokens if config.algorithm == "dapo" else None,
     )
 
 
-def episode_source(config: GRPOConfig, models: PPOModels, device: torch.device, dtype: torch.dtype) -> EpisodeSource:
-    """Prompts, sampler and reward: `group_size` answers to each prompt, which is read once for all of them."""
-    names, prompts = load_prompt_ids(
-        config.prompts,
-        models.tokenizer,
-        max_prompt_tokens=config.max_prompt_tokens,
-        max_tokens=config.max_tokens,
-        context_length=models.engine_model.config.context_length,
-    )
-    return EpisodeSource(
-        engine=Engine(models.engine_model, models.tokenizer, max_batch_size=config.max_batch_size),
-        tokenizer=models.tokenizer,
-        prompts=prompts,
-        prompt_names=names,
-        num_samples=config.group_size,
-        sampling=SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature),
-        policy=models.policy,
-        reference=models.reference,
-        value_model=models.value_model,
-        score=models.score,
-        seed=config.seed,
-        microbatch_tokens=config.microbatch_tokens,
-        device=device,
-        dtype=dtype,
+def final_scores(rollouts: Rollouts, config: GRPOConfig) -> Tensor:
+    """Scores after the rule for missing ends, [B]: what advantages are made of."""
+    return scores_with_eos_rule(rollouts.scores_B, rollouts.has_eos_B, missing_eos_penalty=config.missing_eos_penalty)
+
+
+def sampled_groups(source: EpisodeSource, config: GRPOConfig, update: int) -> SampledGroups:
+    """One update's groups; with `max_resampling` those of equal scores are replaced."""
+    return sample_groups(
+        lambda attempt, rows: source.sample(update, config.num_prompts, attempt=attempt, rows=rows),
+        partial(final_scores, config=config),
+        group_size=config.group_size,
+        num_groups=len(distributed.local_rows(config.num_prompts)),
+        max_resampling=config.max_resampling,
+        pad_id=source.tokenizer.pad_id,
     )
 
 
-def measured(config: GRPOConfig, source: EpisodeSource, rollouts: Rollouts, scores_B: Tensor) -> dict[str, float]:
-    """What `wuya ppo` logs of episodes, without what only a value model has."""
-    metrics = rollout_metrics(
-        rollouts,
-        final_scores_B=scores_B,
-        returns_BT=torch.zeros_like(rollouts.values_BT),
-        kl_coef=config.kl_coef,
-        reencodes=source.reencodes,
-    )
-    del metrics["val/explained_variance"]
-    return metrics
+def learn(
+    policy: TrainedModel,
+    batch: GroupBatch,
+    config: GRPOConfig,
+    *,
+    update: int,
+    policy_loss: GroupPolicyLoss,
+    max_length: int = LONGEST_ROW,
+    tolerance: float = 1e-4,
+) -> dict[str, float]:
+    """Take one optimizer step per minibatch, for all epochs of an update; metrics are means over the minibatches.
 
-
-def log(run: Run, step: int, metrics: dict[str, float], alarms: Alarms) -> None:
-    """Metrics with alarms in words."""
-    found = alarms.check(metrics)
-    run.log(step, {**metrics, "alarms": found})
-    if distributed.is_main():
-        for alarm in found:
-            warn(f"update {step}: {alarm}")
-
-
-def save_policy(folder: Path, learner: GroupLearner, models: PPOModels, config: GRPOConfig) -> None:
-    """Write the policy that ships: the moving average of its weights if one is kept, else the last ones."""
-    with shipped_weights(learner):
-        parents: dict[str, Path | str] = {"policy": config.policy, "reward": config.reward}
-        extra = {"prompts": str(config.prompts), "algorithm": config.algorithm, "kl_coef": config.kl_coef}
-        save_checkpoint(folder, models.export(), models.tokenizer, recipe="grpo", parents=parents, extra=extra)
-
-
-def shipped_weights(learner: GroupLearner) -> AbstractContextManager[None]:
-    """Inside the block the policy has the weights that are saved."""
-    return learner.ema.applied_to(learner.policy) if learner.ema is not None else nullcontext()
-
-
-def report_final_kl(config: GRPOConfig, source: EpisodeSource, learner: GroupLearner) -> None:
-    """Sample with the shipped weights and write their KL, score and length to summary.json."""
-    if not config.final_kl_prompts:
-        return
-    with shipped_weights(learner):
-        rollouts = source.sample(config.num_updates, max(1, config.final_kl_prompts // config.group_size))
-    metrics = measured(config, source, rollouts, learner.batch(rollouts)[1])
-    summary = {
-        "kl": {"per_response": metrics["objective/kl"], "per_token": metrics["objective/kl_per_token"]},
-        "score": metrics["objective/scores"],
-        "eos_share": metrics["objective/eos_share"],
-        "length": metrics["objective/length"],
-        "n": config.final_kl_prompts // config.group_size * config.group_size,
-        "weights": "ema" if learner.ema is not None else "last",
-        "algorithm": config.algorithm,
-    }
-    if distributed.is_main():
-        write_atomic(config.out / "summary.json", to_json(summary, indent=2) + "\n")
-        kl, score = metrics["objective/kl"], metrics["objective/scores"]
-        say(f"the saved policy: {kl:.2f} nats of KL an answer, score {score:+.2f}")
+    Args:
+        max_length: tokens the policy's context holds.
+        tolerance: how far the first minibatch's mean ratio may be from 1; float32 needs 1e-4.
+    """
+    rate = set_lr(
+        policy.optimizer,
+        policy_gradient_multiplier(
+            update, warmup_updates=config.warmup_updates, num_updates=config.num_updates,
+            linear_decay=config.linear_decay,
+        )
+    )  # fmt: skip
+    minibatches = group_minibatches(
+        config.num_prompts, config.minibatch_size // config.group_size, group_size=config.group_size,
+        seed=config.seed, update=update, epochs=config.num_epochs,
+    )  # fmt: skip
+    rows_of_stats = []
+    for number, rows in enumerate(minibatches):
+        stats = group_gradients(
+            policy.model, batch, rows, policy_loss=policy_loss, num_episodes=config.minibatch_size,
+            temperature=config.temperature, microbatch_tokens=config.microbatch_tokens, max_length=max_length,
+        )  # fmt: skip
+        if update == 0 and number == 0:
+            assert abs(stats["val/ratio"] - 1) < tolerance, f"first minibatch: ratio {stats['val/ratio']:.6f}, not 1"
+        stats["policy/grad_norm"] = policy.step(max_grad_norm=config.max_grad_norm)
+        rows_of_stats.append(stats)
+    return means(rows_of_stats) | {"lr": rate}

@@ -79,6 +79,8 @@ def run(config: LabelConfig) -> Path:
     """Queue, rank, freeze. Returns the path of the snapshot."""
     with FeedbackStore(config.database) as store:
         # 1. Queue the answers, unless they are queued already
+        if config.candidates is None and config.labeler != "file":
+            _require_tasks(store, config)
         if config.candidates is not None:
             bad = BadRows()
             answers = read_answers(config.candidates, bad)
@@ -99,6 +101,18 @@ def run(config: LabelConfig) -> Path:
         snapshot = store.export_snapshot("rm_rankings", config.out, selection=selection)
         _report(store, snapshot, count, selection, config)
     return snapshot.path
+
+
+def _require_tasks(store: FeedbackStore, config: LabelConfig) -> None:
+    """Refuse to rank where nothing was ever queued; where all is ranked already, the rankings are frozen again."""
+    rankings = store.rankings(Selection(project=config.project, rounds=(config.round,)))
+    if any(True for _ in store.open_answers(project=config.project, round=config.round)) or any(True for _ in rankings):
+        return
+    raise DataError(
+        f"no answers are queued in project `{config.project}`, round {config.round}, of `{config.database}`",
+        hint="name the answers to rank: `wuya label --candidates runs/samples/completions.jsonl` (`wuya sample` writes "
+        "them, and queues them with `--database`)",
+    )
 
 
 def _simulate(store: FeedbackStore, config: LabelConfig) -> int:
@@ -129,7 +143,12 @@ def _people_for(prompt: Prompt, group: Sequence[Labeler], count: int) -> list[La
 def _import(store: FeedbackStore, config: LabelConfig) -> int:
     assert config.rankings is not None
     bad = BadRows()
-    count = store.add_rankings(import_rankings(config.rankings, bad), project=config.project)
+
+    def refuse(error: DataError) -> None:
+        found = f" (found: {error.found})" if error.found else ""
+        bad.add(config.rankings or "", 0, f"{error.what}{found}")
+
+    count = store.add_rankings(import_rankings(config.rankings, bad), project=config.project, refuse=refuse)
     if bad.count:
         say(bad.summary())
     return count

@@ -9,35 +9,41 @@ so far -> PPO -> evaluation -> registered with its parents. Each arrow is a file
 can be looked at, and the same command goes on where it stopped. Without simulated labelers the round queues its answers
 and waits for people: they rank in the labeling app (`wuya serve`) or in the terminal (`wuya label`); `--wait` stays and
 goes on by itself, else run the command again. A policy that is not shown to be better than the SFT model is kept and
-registered, but the next round starts from the one before.
+registered, but the next round starts from the one before. Without `--judges` a share of the ranked prompts trains
+nothing but a judge: the reward model that a policy was trained against can't say that it became better.
 """
 
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from wuya.checkpoints.checkpoint import describe_parent, resolve_checkpoint
 from wuya.config import require_positive, with_overrides
 from wuya.console import Progress, heading, say, table
-from wuya.data.formats import read_demonstrations, read_prompts, write_prompts
-from wuya.errors import ConfigError, DataError
+from wuya.data.formats import read_demonstrations, read_prompts
+from wuya.data.prompt_shares import write_share
+from wuya.errors import ConfigError
+from wuya.evals.round_gate import gate_round
+from wuya.feedback.held_out import hold_out
 from wuya.feedback.reading import Selection
 from wuya.feedback.simulated import Labelers
 from wuya.feedback.store import FeedbackStore
 from wuya.files import BadRows, FileLock, default_workspace, make_folder, to_json, write_atomic
-from wuya.models.checkpoint import describe_parent, resolve_checkpoint
 from wuya.recipes import evaluate, label, ppo, reward_model, sample_completions
 from wuya.recipes.evaluate import EvaluateConfig
 from wuya.recipes.label import LabelConfig
 from wuya.recipes.ppo import PPOConfig
 from wuya.recipes.reward_model import RewardModelConfig
 from wuya.recipes.sample_completions import SampleConfig
+from wuya.training.inputs import keep_inputs
 
 PROJECT = "loop"
 SECONDS_BETWEEN_LOOKS = 2.0
+JUDGE_SEED = 1_000
+"""Added to a round's seed for its judge, so that it is another model even where its rankings were alike."""
 Value = bool | int | float | str
 
 
@@ -56,7 +62,7 @@ class LoopConfig:
     evaluation_prompts: Path | None = None
     """Held-out prompts on which each round's policy is compared with the SFT model."""
     rounds: int = 3
-    """Rounds in all; a larger number later goes on from the last."""
+    """Rounds in all; a larger number later adds rounds, which need new prompts in the file: PPO has used the rest."""
     prompts_per_round: int = 500
     """Prompts whose answers are ranked in a round."""
     k: int = 6
@@ -74,9 +80,12 @@ class LoopConfig:
     enough: float = 1.0
     """Share of a round's prompts that people must have ranked before it goes on."""
     judges: Path | None = None
-    """Simulated labelers whose held-out people judge each round's policy; default: `labelers`, or the reward model."""
+    """Simulated labelers whose held-out people judge each round's policy; default: `labelers`, else a judge trained on
+    held-out rankings."""
+    judge_share: float = 0.25
+    """Share of the ranked prompts that only a judge learns from, where there are no `judges`; 0 gates nothing."""
     gate: float = 0.5
-    """The next round starts from this round's policy only if the lower bound of its win rate is above this."""
+    """The next round starts from this round's policy only if the 95 % interval of its win rate is above this."""
     database: str = field(default_factory=lambda: str(default_workspace() / "wuya.db"))
     """Feedback store: path of an SQLite file, or a database URL."""
     reward_model: dict[str, Value] = field(default_factory=dict)
@@ -96,6 +105,13 @@ class LoopConfig:
                 "`k` must be at least 2: a single answer can't be ranked", found=str(self.k), hint="use `--k 4`"
             )
         require_positive(self, "rounds", "prompts_per_round", "max_tokens", "overlap", "enough")
+        if not 0 <= self.judge_share < 1:
+            raise ConfigError("`judge_share` must be at least 0 and below 1", found=str(self.judge_share))
+
+    @property
+    def holds_out(self) -> bool:
+        """Some rankings train a judge: policies are to be judged, and no labelers do it."""
+        return self.evaluation_prompts is not None and not (self.judges or self.labelers) and self.judge_share > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +132,7 @@ def run(config: LoopConfig) -> Path:
     rows: list[dict[str, Any]] = []
     policy = config.sft
     with FileLock(config.out / "loop.lock"), FeedbackStore(config.database) as store:
+        keep_inputs(config.out, config, free=("prompts",), start_anew="another `--out`")  # prompts may be appended
         for number in range(1, config.rounds + 1):
             heading(f"round {number} of {config.rounds}")
             turn = Round(number, make_folder(config.out / f"round_{number:02d}"), policy)
@@ -123,13 +140,17 @@ def run(config: LoopConfig) -> Path:
             if not ranked(turn, config, store):
                 break
             rankings = freeze_rankings(turn, config, store)
-            train_reward_model(turn, config, rankings)
+            training, judging = divide_rankings(turn, config, rankings)
+            train_reward_model(turn, config, training)
             candidate = improve_policy(turn, config)
-            comparison = compare(turn, config, candidate)
-            passed = comparison["win_rate"]["low"] > config.gate if comparison else True
-            rows.append({"round": number, "policy": str(candidate), "passed": passed, **comparison})
-            register(turn, config, store, rankings, candidate)
-            policy = candidate if passed else policy
+            judge_accuracy = train_judge(turn, config, training, judging)
+            comparison = compare(turn, config, candidate, has_judge=judge_accuracy is not None)
+            gate = gate_round(comparison, bound=config.gate, judged_by=judged_by(config), judge_accuracy=judge_accuracy)
+            say(f"round {number}: {gate.verdict} ({gate.reason})")
+            rows.append({"round": number, "policy": str(candidate), "passed": gate.verdict == "held",
+                         "gate": gate.verdict, "reason": gate.reason, **comparison})  # fmt: skip
+            register(turn, config, store, training, candidate)
+            policy = candidate if gate.opens else policy
             write_atomic(path, to_json(rows, indent=1) + "\n")
     if rows:
         say(table([_shown(row) for row in rows], title="rounds against the SFT model"))
@@ -151,16 +172,8 @@ def check(config: LoopConfig) -> None:
 
 def sample_answers(turn: Round, config: LoopConfig) -> None:
     """Step 2a: K answers of the current policy to this round's prompts."""
-    start = (turn.number - 1) * config.prompts_per_round
-    prompts = list(islice(read_prompts(config.prompts), start, start + config.prompts_per_round))
-    rest = list(islice(read_prompts(config.prompts), config.rounds * config.prompts_per_round, None))
-    if not prompts or not rest:
-        raise DataError(
-            f"`{config.prompts}` has too few prompts for {config.rounds} rounds of {config.prompts_per_round} and PPO",
-            hint="add prompts, or lower `--prompts_per_round`",
-        )
-    write_prompts(turn.folder / "prompts.jsonl", prompts)
-    write_prompts(turn.folder / "ppo_prompts.jsonl", rest)
+    left = config.rounds - turn.number + 1
+    write_share(turn.folder, turn.number, config.prompts, rounds_left=left, per_round=config.prompts_per_round)
     out = turn.folder / "samples"
     if (out / "completions.jsonl").exists():
         return
@@ -234,6 +247,41 @@ def freeze_rankings(turn: Round, config: LoopConfig, store: FeedbackStore) -> Pa
     return store.export_snapshot("rm_rankings", turn.folder / "snapshot", selection=selection).path
 
 
+def divide_rankings(turn: Round, config: LoopConfig, rankings: Path) -> tuple[Path, Path | None]:
+    """The rankings that the reward model learns from, and those that only a judge does: None if there is none."""
+    if not config.holds_out:
+        return rankings, None
+    training, judging = turn.folder / "training_rankings.jsonl", turn.folder / "judge_rankings.jsonl"
+    num_training, num_judging = hold_out(rankings, training, judging, share=config.judge_share)
+    if not num_training or not num_judging:
+        return rankings, None
+    return training, judging
+
+
+def train_judge(turn: Round, config: LoopConfig, training: Path, judging: Path | None) -> dict[str, Any] | None:
+    """A reward model on held-out rankings that no policy meets; its accuracy on the others, which it never saw."""
+    if judging is None:
+        return None
+    settings = replace(
+        reward_settings(turn, config, judging),
+        demonstrations=None,
+        heldout_rankings=(training,),
+        out=turn.folder / "judge",
+        resume=(turn.folder / "judge").exists(),
+        seed=config.seed + turn.number + JUDGE_SEED,
+    )
+    _once(settings.out, lambda: reward_model.run(settings))
+    report = json.loads((settings.out / "report.json").read_text(encoding="utf-8"))
+    return dict(report[str(training)]["accuracy"])
+
+
+def judged_by(config: LoopConfig) -> Literal["labelers", "held-out rankings", "nobody"]:
+    """Who says whether a round's policy became better."""
+    if config.judges or config.labelers:
+        return "labelers"
+    return "held-out rankings" if config.holds_out else "nobody"
+
+
 def train_reward_model(turn: Round, config: LoopConfig, rankings: Path) -> None:
     """Step 2c: from the SFT model, on the rankings of all rounds."""
     settings = reward_settings(turn, config, rankings)
@@ -280,8 +328,8 @@ def ppo_settings(turn: Round, config: LoopConfig) -> PPOConfig:
     return with_overrides(settings, config.ppo)
 
 
-def compare(turn: Round, config: LoopConfig, policy: Path) -> dict[str, Any]:
-    """The round's policy against the SFT model on held-out prompts."""
+def compare(turn: Round, config: LoopConfig, policy: Path, *, has_judge: bool) -> dict[str, Any]:
+    """The round's policy against the SFT model on held-out prompts; empty without them."""
     if config.evaluation_prompts is None:
         return {}
     out = turn.folder / "evaluation"
@@ -294,6 +342,7 @@ def compare(turn: Round, config: LoopConfig, policy: Path) -> dict[str, Any]:
                 prompts=config.evaluation_prompts,
                 labelers=config.judges or config.labelers,
                 reward_model=str(turn.folder / "reward"),
+                judge_reward_model=str(turn.folder / "judge") if has_judge else "",
                 best_of=1,
                 max_tokens=config.max_tokens,
                 seed=config.seed + turn.number,
@@ -340,6 +389,6 @@ def _shown(row: Mapping[str, Any]) -> dict[str, object]:
         "preferred to sft": f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "",
         "KL/response": f"{row['kl']:.2f}" if "kl" in row else "",
         "votes by": row.get("votes_by", ""),
-        "gate": "passed" if row["passed"] else "kept out",
+        "gate": row["gate"],
         "policy": row["policy"],
     }

@@ -23,8 +23,10 @@ from pathlib import Path
 from statistics import mean, pstdev
 from typing import Literal
 
-from wuya.console import say
+from wuya.console import say, warn
 from wuya.data.formats import read_demonstrations
+from wuya.data.messages import prompt_key
+from wuya.data.prompt_ids import PromptIds
 from wuya.errors import ConfigError, DataError
 from wuya.feedback.bulk import HUMAN
 from wuya.feedback.importers import read_answers
@@ -66,6 +68,8 @@ class MixConfig:
     """People who rank each prompt; the project's number when not given."""
     seed: int = 0
     """Of the draw of answers and of their order."""
+    device: str = "auto"
+    """Where `reward` scores: auto, cpu, cuda."""
 
     def __post_init__(self) -> None:
         if not self.sources or any(count < 1 for count in self.sources.values()):
@@ -83,7 +87,7 @@ def run(config: MixConfig) -> Path:
     # 2. The doubtful ones first
     doubts = [0.0] * len(mixed)
     if config.reward:
-        doubts = doubts_of(mixed, config)
+        mixed, doubts = with_doubts(mixed, config)
         order = sorted(range(len(mixed)), key=lambda i: -doubts[i])
         mixed, doubts = [mixed[i] for i in order], [doubts[i] for i in order]
     if config.keep:
@@ -114,21 +118,23 @@ def mix(config: MixConfig) -> tuple[list[Answers], int]:
     prompts: dict[str, Prompt] = {}
     sources: list[tuple[dict[str, tuple[Candidate, ...]], int]] = []
     for path, count in config.sources.items():
-        given = {}
+        given: dict[str, tuple[Candidate, ...]] = {}
         for prompt, candidates in read_answers(path, bad):
-            prompts.setdefault(prompt.id, prompt)
-            given[prompt.id] = candidates
+            key = prompt_key(prompt)
+            prompts.setdefault(key, prompt)
+            given[key] = (*given.get(key, ()), *candidates)
         sources.append((given, count))
     written = read_demonstrations(config.references, bad) if config.references else ()
-    human = {demonstration.prompt.messages: demonstration.completion for demonstration in written}
+    human = {prompt_key(row.prompt): row.completion for row in written if not row.answer.tool_calls}
     if bad.count:
         say(bad.summary())
     mixed: list[Answers] = []
-    for id, prompt in prompts.items():
-        rng = random.Random(f"{config.seed} {id}")
-        found = draw([(given.get(id, ()), count) for given, count in sources], human.get(prompt.messages), rng)
+    ids = PromptIds()
+    for key, prompt in prompts.items():
+        rng = random.Random(f"{config.seed} {prompt.id}")
+        found = draw([(given.get(key, ()), count) for given, count in sources], human.get(key), rng)
         if len(found) >= 2:
-            mixed.append((prompt, tuple(found)))
+            mixed.append((ids.settled(prompt), tuple(found)))
     if not mixed:
         raise DataError("no prompt has two different answers", found=f"{len(prompts)} prompts with fewer")
     return mixed, len(prompts) - len(mixed)
@@ -147,25 +153,46 @@ def draw(sources: Sequence[tuple[Sequence[Candidate], int]], human: str | None, 
     return mixed
 
 
-def doubts_of(mixed: Sequence[Answers], config: MixConfig) -> list[float]:
-    """Of each prompt: how unsure the reward models are of its pairs, 0 to .5."""
-    from wuya.inference.rewards import load_reward  # torch is needed only here
-    from wuya.models.checkpoint import load_checkpoint
+def with_doubts(mixed: Sequence[Answers], config: MixConfig) -> tuple[list[Answers], list[float]]:
+    """Prompts with how unsure the reward models are of their pairs, 0 to .5; those that can't be scored are named."""
+    from wuya.checkpoints.checkpoint import load_checkpoint
+    from wuya.rlhf.ranked_prompts import completion_ids
+    from wuya.rlhf.rewards import load_reward, max_length_of  # torch is needed only here
     from wuya.tokenizer.chat_format import encode_prompt
-    from wuya.training.ranked_prompts import completion_ids
+    from wuya.training.distributed import resolve_device
 
     assert config.model is not None
     _, tokenizer = load_checkpoint(config.model)
-    members = [load_reward(name.strip(), tokenizer) for name in config.reward.split(",")]
-    prompts = [encode_prompt(tokenizer, prompt.messages) for prompt, group in mixed for _ in group]
-    answers = [completion_ids(candidate, tokenizer) for _, group in mixed for candidate in group]
+    device = resolve_device(config.device)
+    members = [load_reward(name.strip(), tokenizer, device=device) for name in config.reward.split(",")]
+    limit = min((length for length in map(max_length_of, members) if length is not None), default=1 << 62)
+    bad, kept = BadRows(), []
+    prompts: list[list[int]] = []
+    answers: list[list[int]] = []
+    for number, (prompt, group) in enumerate(mixed, start=1):
+        try:
+            ids = encode_prompt(tokenizer, prompt)
+            mine = [completion_ids(candidate, tokenizer, prompt) for candidate in group]
+        except DataError as reason:
+            bad.add(f"prompt {prompt.id}", number, reason.brief)
+            continue
+        if len(ids) + max(map(len, mine)) > limit:
+            bad.add(f"prompt {prompt.id}", number, f"longer than the {limit:,} tokens that a reward model reads")
+            continue
+        kept.append((prompt, group))
+        prompts += [ids] * len(mine)
+        answers += mine
+    if bad.count:
+        warn(bad.summary())
+    if not kept:
+        raise DataError("no prompt can be scored", found=bad.summary(), hint="mix without `--reward`")
     scores = [member(prompts, answers).tolist() for member in members]
     doubt = closeness if config.doubt == "margin" else disagreement
     doubts, start = [], 0
-    for _, group in mixed:
+    for _, group in kept:
         doubts.append(doubt([one[start : start + len(group)] for one in scores]))
         start += len(group)
-    return doubts
+    return kept, doubts
 
 
 def closeness(scores: Sequence[Sequence[float]]) -> float:

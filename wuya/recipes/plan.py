@@ -1,8 +1,9 @@
-"""Memory, compute and time of a model before anything is spent (spec section 11).
+"""Memory, compute and time of a model before anything is spent (FLOPs: arXiv:2001.08361, table 1).
 
     wuya plan gpt3-175b                               # a published size by name
     wuya plan runs/sft --ppo_completion 128           # a checkpoint
     wuya plan configs/pretrain-small.yaml --json      # the config of a recipe, or a YAML of GPTConfig fields
+    wuya plan smollm2 --demonstrations mine.jsonl --lora_rank 16    # `wuya sft` on these rows, as it would lay them out
 
 Reads a preset name, checkpoint folder, GGUF file or YAML; prints tables, or JSON. Nothing is written but the measured
 speed of this machine (<workspace>/machine.json), so that the next plan is instant. What wuya itself trains is float32
@@ -14,19 +15,26 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
+from wuya.checkpoints.known_models import is_there
 from wuya.config import load_config, require_positive
 from wuya.console import table
-from wuya.errors import ConfigError
-from wuya.files import default_workspace, to_json
+from wuya.data.formats import read_demonstrations
+from wuya.errors import ConfigError, DataError, UnsupportedModel
+from wuya.files import BadRows, default_workspace, to_json
 from wuya.models.config import GPTConfig
-from wuya.models.machine import Machine, machine_dict, this_machine
-from wuya.models.plan import GIB, Row, Workload, make_plan, readable
 from wuya.models.presets import PRESETS, preset
+from wuya.planning.machine import Machine, machine_dict, this_machine
+from wuya.planning.plan import GIB, Row, Workload, make_plan, readable
+from wuya.tokenizer.bpe import Tokenizer
+from wuya.tokenizer.chat_format import check_demonstration
+from wuya.tokenizer.system_prompt import with_system_prompt
+from wuya.training.sft_rows import RowPlan, choose_rows, encode_demonstrations
 
 CHECKPOINT_FIELDS = ("init", "base", "sft", "policy", "checkpoint", "model")
 """Fields of recipe configs that name the model to start from."""
@@ -40,10 +48,13 @@ class PlanConfig:
 
     model: str
     """A preset (gpt3-175b), a checkpoint (folder, run or .gguf), or a YAML: a recipe's config or fields of a model."""
+    demonstrations: Path | None = None
+    """JSONL of demonstrations to plan `wuya sft` on: rows and microbatches are those it would choose. The YAML's where
+    it names some."""
     batch_size: int | None = None
-    """Rows of a training microbatch; the YAML's, else 8."""
+    """Rows of a training microbatch; the YAML's, else what fits (with demonstrations) or 8."""
     context_length: int | None = None
-    """Tokens of a row and of a chat; the YAML's, else the model's, at most 2,048."""
+    """Tokens of a row and of a chat; the YAML's, else the longest demonstration's, else the model's, at most 2,048."""
     num_sequences: int = 1
     """Chats held in the KV cache at once."""
     num_tokens: float | None = None
@@ -74,24 +85,61 @@ class PlanConfig:
 
 def run(config: PlanConfig) -> None:
     """Print the plan."""
-    workload = load_workload(config)
     machine = this_machine(default_workspace() / "machine.json", remeasure=config.remeasure)
     if config.memory_gib is not None:
         size = int(config.memory_gib * GIB)
         machine = dataclasses.replace(machine, memory_bytes=size, free_bytes=size)
+    rows = plan_sft(config, machine)
+    workload = load_workload(config, rows)
     plan = {"planned": config.model, "machine": machine_dict(machine), **make_plan(workload, machine)}
+    if rows is not None:
+        plan["sft"] = {**dataclasses.asdict(rows), "fits": rows.fits}
+        plan["verdict"].append(f"sft: {'fits' if rows.fits else 'does NOT fit'}: {rows.summary()}")
     sys.stdout.write(to_json(plan, indent=2) + "\n" if config.json else render(plan, machine))
 
 
-def load_workload(config: PlanConfig) -> Workload:
-    """The architecture and the sizes that `config.model` names; flags go before what its YAML says."""
+def plan_sft(config: PlanConfig, machine: Machine) -> RowPlan | None:
+    """What `wuya sft` would choose for the demonstrations that are named; None without any."""
+    architecture, recipe = find_model(config.model)
+    file = config.demonstrations or recipe.get("demonstrations")
+    if file is None or ("base" not in recipe and config.demonstrations is None):
+        return None
+    bad = BadRows()
+    tokenizer = load_any_tokenizer(recipe.get("base") or config.model)
+    tokenizer = with_system_prompt(tokenizer, str(recipe.get("system_prompt") or ""))
+    last_only = bool(recipe.get("last_only"))
+    usable = partial(check_demonstration, tokenizer, last_only=last_only)
+    demonstrations = list(read_demonstrations(Path(file), bad, usable))
+    if not demonstrations:
+        raise DataError(f"`{file}` holds no demonstration", found=bad.summary() or "an empty file")
+    lora_rank = config.lora_rank if config.lora_rank is not None else int(recipe.get("lora_rank") or 0)
+    return choose_rows(
+        [len(chat.ids) for chat in encode_demonstrations(demonstrations, tokenizer, last_only=last_only)],
+        architecture,
+        context_length=config.context_length or recipe.get("context_length"),
+        batch_size=int(recipe.get("batch_size") or 0),
+        microbatch_size=config.batch_size or int(recipe.get("microbatch_size") or 0),
+        free_bytes=machine.free_bytes,
+        device=machine.device,
+        optimizer="muon" if recipe.get("optimizer") == "muon" else "adamw",
+        lora_rank=lora_rank,
+        activation_checkpointing=bool(recipe.get("activation_checkpointing")),
+    )
+
+
+def load_workload(config: PlanConfig, rows: RowPlan | None = None) -> Workload:
+    """The architecture and the sizes that `config.model` names; flags go before what its YAML says.
+
+    Args:
+        rows: the layout of an SFT run, where one is planned.
+    """
     architecture, recipe = find_model(config.model)
 
     def size(name: str, default: int) -> int:
         asked = getattr(config, name)
         return int(asked if asked is not None else recipe.get(name) or default)
 
-    context = size("context_length", min(architecture.context_length, 2048))
+    context = rows.context_length if rows else size("context_length", min(architecture.context_length, 2048))
     if context > architecture.context_length and architecture.positions == "learned":
         raise ConfigError(
             "`context_length` is more than the model has positions",
@@ -99,11 +147,15 @@ def load_workload(config: PlanConfig) -> Workload:
             hint=f"use `--context_length {architecture.context_length}`",
         )
     batch_size = config.batch_size or int(recipe.get("microbatch_size") or recipe.get("batch_size") or 8)
+    tokens = config.num_tokens or recipe.get("num_tokens") or 20 * architecture.num_parameters
+    if rows:
+        batch_size = rows.microbatch_size
+        tokens = config.num_tokens or recipe.get("num_tokens") or float(recipe.get("epochs") or 2) * rows.num_tokens
     return Workload(
         architecture=architecture,
         batch_size=batch_size,
         context_length=context,
-        num_tokens=float(config.num_tokens or recipe.get("num_tokens") or 20 * architecture.num_parameters),
+        num_tokens=float(tokens),
         num_sequences=config.num_sequences,
         lora_rank=size("lora_rank", 16),
         prompt=int(config.ppo_prompt or recipe.get("max_prompt_tokens") or 128),
@@ -120,7 +172,7 @@ def find_model(name: str) -> tuple[GPTConfig, Mapping[str, Any]]:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return _from_yaml(path)
-    if name.startswith("package:") or path.exists():
+    if is_there(name):
         return _from_checkpoint(name), {}
     if name in PRESETS or "/" not in name:
         return preset(name), {}
@@ -155,21 +207,35 @@ def _from_yaml(path: Path) -> tuple[GPTConfig, Mapping[str, Any]]:
 
 def _from_checkpoint(name: str) -> GPTConfig:
     """The architecture in a checkpoint's config.json or in a GGUF file."""
-    from wuya.models.checkpoint import load_checkpoint, resolve_checkpoint
-    from wuya.models.pretrained import config_from_hf
+    from wuya.checkpoints.checkpoint import load_checkpoint, resolve_checkpoint
+    from wuya.checkpoints.pretrained import config_from_hf
+    from wuya.models.decoder import require_own
 
     folder = resolve_checkpoint(name)
     if folder.is_file():
-        return load_checkpoint(folder)[0].config
-    return config_from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        return require_own(load_checkpoint(folder)[0], "`wuya plan`").config
+    try:
+        return config_from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except UnsupportedModel as error:
+        raise UnsupportedModel(
+            f"`wuya plan` counts the families of wuya's own decoder only, `{name}` runs through transformers",
+            found=str(error).splitlines()[0],
+            hint="`wuya sft` says the memory it expects before it starts",
+        ) from error
+
+
+def load_any_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a checkpoint folder or GGUF file."""
+    from wuya.checkpoints.checkpoint import load_checkpoint, load_tokenizer, resolve_checkpoint
+
+    folder = resolve_checkpoint(name)
+    return load_checkpoint(folder)[1] if folder.is_file() else load_tokenizer(folder)
 
 
 def _vocabulary(tokenizer: object) -> int | None:
     """Size of the vocabulary of the tokenizer a recipe names, when it exists already."""
     if not isinstance(tokenizer, str) or not Path(tokenizer).exists():
         return None
-    from wuya.tokenizer.bpe import Tokenizer
-
     return Tokenizer.load(tokenizer).vocab_size
 
 

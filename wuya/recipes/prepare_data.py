@@ -202,7 +202,11 @@ def run(config: PrepareConfig) -> Path:
                     arrays,
                     vocab_size=tokenizer.vocab_size,
                     shard_tokens=config.shard_tokens,
-                    manifest={"fingerprint": fingerprint, "split": name},
+                    manifest={
+                        "fingerprint": fingerprint,
+                        "tokenizer_fingerprint": tokenizer.fingerprint,
+                        "split": name,
+                    },
                 )
         save_config(config, folder / "config.yaml")
         write_atomic(folder / "manifest.json", to_json(manifest, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Pre-train a decoder on token shards (GPT-1 section 3.1, GPT-3 section 2; Muon and trapezoid from spec section 12).
+"""Pre-train a decoder on token shards (GPT-1 section 3.1, GPT-3 section 2; Muon and trapezoid as in nanochat).
 
     wuya pretrain --data data/train --tokenizer data/tokenizer --preset tiny --num_tokens 1_500_000 --out runs/base
     torchrun --nproc_per_node 2 -m wuya pretrain ...       # data parallel, the same batches and (to 1e-5) losses
@@ -10,7 +10,7 @@ Differs from the papers: the default optimizer is Muon, AdamW for embeddings and
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wuya.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from wuya.config import require_divides, require_positive
 from wuya.console import Progress, say
 from wuya.data.batches import PretrainingBatches, sequential_batches
@@ -26,7 +27,7 @@ from wuya.data.shards import TokenShards
 from wuya.errors import ConfigError
 from wuya.inference.engine import Engine
 from wuya.inference.sampling import SamplingParams
-from wuya.models.checkpoint import load_checkpoint, save_checkpoint
+from wuya.models.decoder import Decoder
 from wuya.models.gpt import GPT
 from wuya.models.presets import preset
 from wuya.tokenizer.bpe import Tokenizer
@@ -156,7 +157,7 @@ def run(config: PretrainConfig) -> Path:
         model, tokenizer = load_checkpoint(state["model_folder"]) if state else initial_model(config)
         model.to(device).train()
         model.activation_checkpointing = config.activation_checkpointing
-        require_same_tokens(model, tokenizer, shards, config)
+        require_same_tokens(model, tokenizer, (shards, *([held_out] if held_out else [])), config)
         distributed.broadcast_weights(model)
         optimizer = build_optimizer(
             model, name=config.optimizer, lr=config.learning_rate, adam_lr=config.adam_learning_rate,
@@ -172,7 +173,7 @@ def run(config: PretrainConfig) -> Path:
         tokens_before = first_step * batches.tokens_per_batch
         with Progress(config.num_tokens, "pre-train", start=tokens_before) as progress:
             for step in range(first_step, config.num_steps):
-                set_lr(optimizer, config.lr_multiplier(step))
+                rate = set_lr(optimizer, config.lr_multiplier(step))
                 inputs_BT, targets_BT = batches.batch(
                     step, rank=distributed.rank(), world_size=distributed.world_size()
                 )
@@ -190,7 +191,7 @@ def run(config: PretrainConfig) -> Path:
                 progress.update(batches.tokens_per_batch, loss=loss)
                 if done == 1 or is_due(done, config.log_every, last):
                     tokens = done * batches.tokens_per_batch
-                    run.log(done, {"loss": loss, "grad_norm": grad_norm, "lr": config.lr_multiplier(step),
+                    run.log(done, {"loss": loss, "grad_norm": grad_norm, "lr": rate,
                                    "tokens": tokens, "tokens_per_second": throughput.rate()})  # fmt: skip
                 with throughput.paused():
                     if held_out is not None and is_due(done, config.validate_every, last):
@@ -202,11 +203,10 @@ def run(config: PretrainConfig) -> Path:
                             done, partial(save_model, model, tokenizer, config), {"optimizer": optimizer.state_dict()}
                         )
         final = run.finish()
-    say(f"base model: {final}")
     return final
 
 
-def initial_model(config: PretrainConfig) -> tuple[GPT, Tokenizer]:
+def initial_model(config: PretrainConfig) -> tuple[Decoder, Tokenizer]:
     """New weights for the named architecture, or those of the checkpoint to start from."""
     if config.init is not None:
         return load_checkpoint(config.init)
@@ -216,9 +216,17 @@ def initial_model(config: PretrainConfig) -> tuple[GPT, Tokenizer]:
     return GPT(preset(config.preset, **architecture)), tokenizer
 
 
-def require_same_tokens(model: GPT, tokenizer: Tokenizer, shards: TokenShards, config: PretrainConfig) -> None:
+def require_same_tokens(
+    model: Decoder, tokenizer: Tokenizer, all_shards: Sequence[TokenShards], config: PretrainConfig
+) -> None:
     """The shards' ids mean something to this tokenizer and model, and a window fits the context."""
-    shards.check_vocabulary(tokenizer.vocab_size)
+    for shards in all_shards:
+        shards.check_tokenizer(tokenizer)
+    if config.init is not None and Tokenizer.load(config.tokenizer).fingerprint != tokenizer.fingerprint:
+        raise ConfigError(
+            f"`{config.tokenizer}` is not the tokenizer of `{config.init}`, whose ids the weights know",
+            hint=f"name the model's own: `--tokenizer {config.init}`",
+        )
     if config.context_length > model.config.context_length:
         raise ConfigError(
             "`context_length` is more than the model was made for",
@@ -238,7 +246,7 @@ def compiled(loss_sum: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def validation_metrics(
-    model: GPT, tokenizer: Tokenizer, held_out: TokenShards, config: PretrainConfig, dtype: torch.dtype
+    model: Decoder, tokenizer: Tokenizer, held_out: TokenShards, config: PretrainConfig, dtype: torch.dtype
 ) -> dict[str, float]:
     """Loss and bits per byte on the same held-out windows each time."""
     windows = sequential_batches(
@@ -251,7 +259,7 @@ def validation_metrics(
 
 
 def sample_rows(
-    model: GPT, tokenizer: Tokenizer, held_out: TokenShards | None, config: PretrainConfig
+    model: Decoder, tokenizer: Tokenizer, held_out: TokenShards | None, config: PretrainConfig
 ) -> list[dict[str, object]]:
     """Continuations to read: of the first words of held-out windows, or of an empty document."""
     if not config.num_samples or not distributed.is_main():
@@ -263,7 +271,8 @@ def sample_rows(
         prompts = [held_out.window(number * gap, length).tolist() for number in range(config.num_samples)]
     sampling = SamplingParams(max_tokens=config.context_length - length, stop_token_ids=(tokenizer.document_end_id,))
     model.eval()
-    answers = Engine(model, tokenizer, seed=config.seed).generate(prompts, sampling)
+    with distributed.autocast(model.device, distributed.resolve_dtype(config.dtype, model.device)):
+        answers = Engine(model, tokenizer, seed=config.seed).generate(prompts, sampling)
     model.train()
     return [
         {"prompt": tokenizer.decode(prompt), "completion": tokenizer.decode(answer.token_ids)}
@@ -271,7 +280,7 @@ def sample_rows(
     ]
 
 
-def save_model(model: GPT, tokenizer: Tokenizer, config: PretrainConfig, folder: Path) -> None:
+def save_model(model: Decoder, tokenizer: Tokenizer, config: PretrainConfig, folder: Path) -> None:
     """Write the model folder with where it came from."""
     parents = {} if config.init is None else {"init": config.init}
     save_checkpoint(folder, model, tokenizer, recipe="pretrain", parents=parents, extra={"data": str(config.data)})

@@ -10,39 +10,44 @@ prompt may have several votes, which weigh 1 together.
 """
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
-from wuya.config import require_positive
-from wuya.console import Progress, say, warn
-from wuya.data.formats import read_demonstrations, read_rankings
+from wuya.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from wuya.checkpoints.lora_files import save_adapter
+from wuya.config import require_at_least_zero, require_positive
+from wuya.console import Progress, say
+from wuya.data.formats import read_demonstrations
 from wuya.errors import DataError
 from wuya.evals.reward_model_report import judge_reward_model
 from wuya.files import BadRows, to_json, write_atomic
-from wuya.inference.rewards import score_answers
-from wuya.losses.preference import ranking_loss
-from wuya.models.checkpoint import load_checkpoint, save_checkpoint
-from wuya.models.layers import Attention, Block
+from wuya.losses.preference import order_credit, ranking_loss
+from wuya.models.gpt import set_dropout
 from wuya.models.lora import add_lora, merge_lora
-from wuya.models.lora_files import save_adapter
 from wuya.models.reward_model import ScalarModel
-from wuya.records import Ranking
-from wuya.tokenizer.bpe import Tokenizer
-from wuya.tokenizer.chat_format import encode_prompt
-from wuya.training import distributed
-from wuya.training.answer_rows import answer_scores
-from wuya.training.optimizer import Optimizer, build_optimizer, clip_gradients, set_lr
-from wuya.training.ranked_prompts import (
+from wuya.models.stored import BaseDtype, store_base
+from wuya.rlhf.model_outputs import answer_scores
+from wuya.rlhf.preference_metrics import PAIR_METRICS
+from wuya.rlhf.ranked_prompts import (
     RankedPrompt,
+    load_ranked_prompts,
+    pair_rows,
     prompt_microbatches,
-    ranked_prompts,
     ranked_rows,
     vote_tensors,
 )
+from wuya.rlhf.rewards import score_answers
+from wuya.tokenizer.bpe import Tokenizer
+from wuya.tokenizer.chat_format import check_demonstration, encode_answer, encode_prompt
+from wuya.tokenizer.chat_notes import tell_chat_format
+from wuya.training import distributed
+from wuya.training.optimizer import Optimizer, build_optimizer, clip_gradients, set_lr
+from wuya.training.rates import peak_rate
 from wuya.training.run import Run
 from wuya.training.schedule import warmup_cosine
 
@@ -50,6 +55,9 @@ from wuya.training.schedule import warmup_cosine
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardModelConfig:
     """InstructGPT step 2b: train a reward model on rankings."""
+
+    FULL_RATE: ClassVar[float] = 9e-6
+    """Peak learning rate for all weights; LoRA adapters get ten times as much."""
 
     model: Path
     """SFT checkpoint whose trunk the reward model starts from."""
@@ -68,6 +76,12 @@ class RewardModelConfig:
     """LoRA scale: adapters are multiplied by alpha / rank. Without effect at rank 0."""
     lora_targets: tuple[str, ...] = ("qkv", "out", "gate_up", "up", "down")
     """Linear layers that get adapters. Without effect at rank 0."""
+    base_dtype: BaseDtype = "float32"
+    """How the frozen weights under adapters are stored. bfloat16: half the memory, and the same numbers where `dtype`
+    is bfloat16. int8, nf4: 8 and 4 bits (QLoRA), with `pip install 'wuya[quantized]'`. Without effect at rank 0."""
+    lora_layers: int = 0
+    """Adapters on the top so many blocks only, 0 on all: the backward pass ends there, and models that share a trunk
+    read the blocks below once. Without effect at rank 0."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: far less memory for a third more time."""
     num_epochs: int = 1
@@ -76,8 +90,8 @@ class RewardModelConfig:
     """Prompts (all their pairs) per optimizer step, summed over all ranks. Paper: 64."""
     microbatch_tokens: int = 8192
     """Positions (padding included) of one forward and backward pass: what fits in memory. Changes no result."""
-    learning_rate: float = 9e-6
-    """Peak learning rate. Paper: 9e-6 for 6B."""
+    learning_rate: float = 0.0
+    """Peak learning rate. 0 chooses: 9e-6 for all weights (paper, 6B), ten times that for LoRA adapters."""
     final_learning_rate: float = 0.1
     """Where the cosine ends, as a share of the peak. Paper: 0.1."""
     warmup_steps: int = 0
@@ -104,7 +118,13 @@ class RewardModelConfig:
     """Arithmetic of matrix products; auto is bfloat16 where the hardware has it."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "num_epochs", "batch_size", "microbatch_tokens", "learning_rate")
+        require_positive(self, "num_epochs", "batch_size", "microbatch_tokens")
+        require_at_least_zero(self, "learning_rate")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """`learning_rate`, or the one it chooses."""
+        return peak_rate(self.learning_rate, full=self.FULL_RATE, lora_rank=self.lora_rank)
 
 
 def run(config: RewardModelConfig) -> Path:
@@ -113,14 +133,18 @@ def run(config: RewardModelConfig) -> Path:
     device = distributed.init(config.device)
     dtype = distributed.resolve_dtype(config.dtype, device)
     policy, tokenizer = load_checkpoint(config.model, device=device)
+    tell_chat_format(tokenizer)
     torch.manual_seed(config.seed)
     model = ScalarModel(policy).to(device)
-    set_up_training(model, config)
+    set_up_training(model, config, dtype)
     prompts, _ = load_ranked_prompts(config.rankings, tokenizer, max_length=policy.config.context_length)
     steps_per_epoch = -(-len(prompts) // config.batch_size)
     num_steps = config.num_epochs * steps_per_epoch
-    optimizer = build_optimizer(model, name=config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay)
-    with Run(config.out, config, resume=config.resume, verb="reward", keep_last_n=config.keep_last_n) as run:
+    optimizer = build_optimizer(
+        model, name=config.optimizer, lr=config.peak_learning_rate, weight_decay=config.weight_decay
+    )
+    with Run(config.out, config, resume=config.resume, verb="reward", keep_last_n=config.keep_last_n,
+             metrics=PAIR_METRICS) as run:  # fmt: skip
         done, state = run.load_state(map_location=device) or (0, None)
         if state is not None:
             model.load_state_dict(state["model"], strict=False)
@@ -132,7 +156,7 @@ def run(config: RewardModelConfig) -> Path:
                 order = np.random.default_rng([config.seed, epoch]).permutation(len(prompts))
                 batch = [prompts[i] for i in order[place * config.batch_size :][: config.batch_size]]
                 multiplier = warmup_cosine(step, num_steps, config.warmup_steps, config.final_learning_rate)
-                set_lr(optimizer, multiplier)
+                rate = set_lr(optimizer, multiplier)
                 with distributed.autocast(device, dtype):
                     metrics = ranking_gradients(model, batch, microbatch_tokens=config.microbatch_tokens)
                 distributed.reduce_gradients(model.parameters())
@@ -140,36 +164,35 @@ def run(config: RewardModelConfig) -> Path:
                 run.require_finite(step + 1, loss=metrics["loss"], grad_norm=norm)
                 optimizer.step()
                 optimizer.zero_grad()
-                run.log(
-                    step + 1, {**metrics, "grad_norm": norm, "lr": multiplier, "epoch": (step + 1) / steps_per_epoch}
-                )
+                run.log(step + 1, {**metrics, "grad_norm": norm, "lr": rate, "epoch": (step + 1) / steps_per_epoch})
                 progress.update(1, loss=metrics["loss"], accuracy=metrics["accuracy"])
                 if step + 1 < num_steps and run.save_is_due(step + 1, every=config.save_every, last=num_steps):
                     _save(run, step + 1, model, tokenizer, optimizer, config)
         # 3. Mean score of demonstrations = 0; then save, and report on rankings it has not seen
         if config.demonstrations is not None:
-            recentre(model, config.demonstrations, tokenizer, config)
+            with distributed.autocast(device, dtype):
+                recentre(model, config.demonstrations, tokenizer, config)
         _save(run, num_steps, model, tokenizer, optimizer, config)
-        if config.heldout_rankings and distributed.is_main():
-            write_reports(config, model, tokenizer)
+        with distributed.only_main("report on held-out rankings") as main, distributed.autocast(device, dtype):
+            if main and config.heldout_rankings:
+                write_reports(config, model, tokenizer)
         run.finish()
     return config.out
 
 
-def set_up_training(model: ScalarModel, config: RewardModelConfig) -> None:
-    """Dropout off, though blocks are recomputed only in training mode; adapters on, if asked for."""
-    model.train(config.activation_checkpointing)
-    model.trunk.config = replace(model.trunk.config, dropout=0.0)
-    for module in model.modules():
-        if isinstance(module, Block | Attention):
-            module.dropout = 0.0
+def set_up_training(model: ScalarModel, config: RewardModelConfig, dtype: torch.dtype) -> None:
+    """Dropout off; adapters on, if asked for."""
+    model.eval()
+    set_dropout(model, 0.0)
     model.trunk.activation_checkpointing = config.activation_checkpointing
+    store_base(model.trunk, config.base_dtype, lora_rank=config.lora_rank, dtype=dtype)
     if config.lora_rank:
         add_lora(
             model.trunk,
             rank=config.lora_rank,
             alpha=config.lora_alpha,
             targets=config.lora_targets,
+            layers=config.lora_layers,
             name="reward",
             seed=config.seed,
         )
@@ -179,26 +202,6 @@ def learned_state(model: ScalarModel) -> dict[str, torch.Tensor]:
     """What training changes: trainable parameters and the bias."""
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {name: tensor for name, tensor in model.state_dict().items() if name in trainable or name == "bias"}
-
-
-def load_ranked_prompts(
-    path: Path, tokenizer: Tokenizer, *, max_length: int
-) -> tuple[list[RankedPrompt], list[Ranking]]:
-    """Batch elements from a JSONL file, and the rankings as read; what cannot be used is counted and named."""
-    bad = BadRows()
-    rankings = list(read_rankings(path, bad))
-    prompts, dropped = ranked_prompts(rankings, tokenizer, max_length=max_length)
-    if bad.count:
-        warn(bad.summary())
-    if dropped:
-        warn(f"`{path}`: {dropped} of {len(rankings)} rankings left out: all ties, or longer than {max_length} tokens")
-    if not prompts:
-        raise DataError(
-            f"`{path}` has no ranking to learn from",
-            found=f"{len(rankings)} rankings",
-            hint="rank some answers first, which freezes them into a file: `wuya label --candidates completions.jsonl`",
-        )
-    return prompts, rankings
 
 
 def ranking_gradients(model: ScalarModel, batch: list[RankedPrompt], *, microbatch_tokens: int) -> dict[str, float]:
@@ -219,23 +222,19 @@ def ranking_gradients(model: ScalarModel, batch: list[RankedPrompt], *, microbat
 
 
 def _count_right(scores_B: torch.Tensor, prompts: list[RankedPrompt]) -> tuple[float, float]:
-    scores = scores_B.tolist()
-    right, pairs, offset = 0, 0, 0
-    for prompt in prompts:
-        for better, worse in (pair for vote in prompt.votes for pair in vote.pairs):
-            right += scores[offset + better] > scores[offset + worse]
-            pairs += 1
-        offset += len(prompt.sequences)
-    return float(right), float(pairs)
+    """(pairs ordered as the votes order them, equal scores counted as half; all pairs)."""
+    better, worse = pair_rows(prompts)
+    return float(order_credit(scores_B[better] - scores_B[worse]).sum()), float(len(better))
 
 
 def recentre(model: ScalarModel, demonstrations: Path, tokenizer: Tokenizer, config: RewardModelConfig) -> None:
     """Set the model's bias so that demonstrations score 0 on average (InstructGPT, section 3.5)."""
     limit = model.trunk.config.context_length
     prompts, answers = [], []
-    for demonstration in read_demonstrations(demonstrations, BadRows()):
-        ids = encode_prompt(tokenizer, demonstration.prompt.messages)
-        answer = [*tokenizer.encode(demonstration.completion), tokenizer.eos_id]
+    usable = partial(check_demonstration, tokenizer, last_only=True)
+    for demonstration in read_demonstrations(demonstrations, BadRows(), usable):
+        ids = encode_prompt(tokenizer, demonstration.prompt)
+        answer = encode_answer(tokenizer, demonstration.prompt, demonstration.answer)
         if len(ids) + len(answer) <= limit:
             prompts.append(ids)
             answers.append(answer)

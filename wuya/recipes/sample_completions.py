@@ -17,20 +17,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from wuya.checkpoints.checkpoint import load_checkpoint, resolve_checkpoint
 from wuya.config import load_config, require_positive, save_config, to_dict
 from wuya.console import Progress, say, warn
 from wuya.data.formats import read_prompts
+from wuya.data.messages import prompt_key
 from wuya.errors import ConfigError, DataError, Interrupted
-from wuya.feedback.rows import candidate_to_row, messages_from_json, prompt_to_row
+from wuya.feedback.rows import candidate_to_row, prompt_from_row, prompt_to_row
 from wuya.feedback.store import FeedbackStore
 from wuya.files import BadRows, FileLock, append_jsonl, make_folder, read_jsonl, sha256_json, to_json, write_atomic
 from wuya.inference.engine import Engine, Generation
 from wuya.inference.sampling import SamplingParams
-from wuya.models.checkpoint import load_checkpoint, resolve_checkpoint
 from wuya.records import Candidate, Prompt
 from wuya.tokenizer.bpe import Tokenizer
 from wuya.tokenizer.chat_format import fit_prompt
+from wuya.tokenizer.chat_notes import tell_chat_format
 from wuya.training.distributed import resolve_device, resolve_dtype
+from wuya.training.inputs import inputs_of, require_same_inputs, write_inputs
 
 COMPLETIONS = "completions.jsonl"
 UNFINISHED = "completions.unfinished.jsonl"
@@ -152,9 +155,9 @@ def run(config: SampleConfig) -> Path:
 
 
 def load_prompts(config: SampleConfig) -> list[Prompt]:
-    """The file's prompts in order, each id once; bad rows are counted and named."""
+    """The file's prompts in order; a row that is there twice, id and all, counts once; bad rows are named."""
     bad = BadRows()
-    by_id: dict[str, Prompt] = {}
+    by_id: dict[str, Prompt] = {}  # equal ids are equal prompts: a reader gives others an id of their own
     repeated = 0
     for prompt in islice(read_prompts(config.prompts, bad), config.max_prompts):
         repeated += prompt.id in by_id
@@ -171,9 +174,8 @@ def load_prompts(config: SampleConfig) -> list[Prompt]:
 def read_completions(path: Path) -> Iterator[tuple[Prompt, tuple[Candidate, ...]]]:
     """The rows of a completions.jsonl that this recipe wrote."""
     for _, row in read_jsonl(path):
-        prompt = Prompt(row["id"], messages_from_json(row["prompt"]), row.get("source", ""), row.get("author", ""))
         yield (
-            prompt,
+            prompt_from_row(row),
             tuple(
                 Candidate(**{**candidate, "token_ids": tuple(candidate["token_ids"])})
                 for candidate in row["candidates"]
@@ -213,8 +215,10 @@ def load_tokenizer_of(config: SampleConfig) -> Tokenizer:
 def _prepare_folder(config: SampleConfig, prompts: Sequence[Prompt]) -> int:
     """Write config.yaml, or check that this is the run to go on with; returns how many prompts are done."""
     started, finished = config.out / UNFINISHED, config.out / COMPLETIONS
+    inputs = inputs_of(config)
     if not (started.exists() or finished.exists()):
         save_config(config, config.out / "config.yaml")
+        write_inputs(config.out, inputs)
         return 0
     if not config.resume:
         raise ConfigError(
@@ -230,11 +234,12 @@ def _prepare_folder(config: SampleConfig, prompts: Sequence[Prompt]) -> int:
             found=f"{before[name]}, now {now[name]}",
             hint=f"use `--{name} {before[name]}`, or another `--out`",
         )
+    require_same_inputs(config.out, inputs, start_anew="another `--out`")
     if finished.exists():
         return len(prompts)
     rows = [row for _, row in read_jsonl(started, BadRows())]  # a row cut by a power failure is dropped
     rows = rows[: len(rows) // CHUNK * CHUNK]
-    if [row["id"] for row in rows] != [prompt.id for prompt in prompts[: len(rows)]]:
+    if [prompt_key(prompt_from_row(row)) for row in rows] != [prompt_key(p) for p in prompts[: len(rows)]]:
         raise ConfigError(
             f"`{config.prompts}` has changed since `{config.out}` was started", hint="use another `--out`"
         )
@@ -246,6 +251,7 @@ def _sample(config: SampleConfig, prompts: Sequence[Prompt], done: int) -> float
     """Append the completions of prompts[done:] to the unfinished file; returns the seconds it took."""
     device = resolve_device(config.device)
     model, tokenizer = load_checkpoint(config.checkpoint, device=device, dtype=resolve_dtype(config.dtype, device))
+    tell_chat_format(tokenizer)
     engine = Engine(model, tokenizer, max_batch_size=config.batch_size)
     if config.max_tokens >= engine.max_length:
         raise ConfigError(
@@ -287,7 +293,7 @@ def _sample_chunk(
     for prompt in prompts:
         try:
             room = engine.max_length - config.max_tokens
-            prompt_ids.append(fit_prompt(tokenizer, prompt.messages, max_tokens=room))
+            prompt_ids.append(fit_prompt(tokenizer, prompt, max_tokens=room))
         except DataError as error:
             too_long.add(f"{config.prompts}: prompt {prompt.id}", 0, f"{error.what} (found: {error.found})")
             prompt_ids.append([])

@@ -20,6 +20,7 @@ from wuya.data.corpus import CorpusSource, read_documents
 from wuya.errors import ConfigError, DataError
 from wuya.files import BadRows, to_json
 from wuya.tokenizer.bpe import Tokenizer, TrainerName, train_tokenizer
+from wuya.training.inputs import inputs_of, require_same_inputs, write_inputs
 
 SAMPLE_CHARACTERS = 1 << 20
 """Of each input, so much of its beginning measures the compression."""
@@ -74,6 +75,7 @@ def run(config: TokenizerConfig) -> Path:
         )
     # 2. Save; tokenizer.json last but for the config, whose presence says that all is there
     tokenizer.save(config.out)
+    write_inputs(config.out, inputs_of(config))
     save_config(config, config.out / "config.yaml")
     # 3. Compression: more bytes a token mean shorter sequences for the same text
     rows = [{"input": path} | _compression(tokenizer, texts) for path, texts in samples.items() if texts]
@@ -93,6 +95,7 @@ def _is_done(config: TokenizerConfig) -> bool:
     saved = config.out / "config.yaml"
     same = saved.is_file() and _settings(load_config(TokenizerConfig, saved)) == _settings(config)
     if config.resume and same:
+        require_same_inputs(config.out, inputs_of(config), start_anew=f"`--out {config.out}-2`")
         return True
     raise ConfigError(
         f"`{config.out}` holds {'this' if same else 'another'} tokenizer already",

@@ -1,0 +1,1 @@
+"""Before anything is spent: memory, FLOPs and time of a run, and what this machine has."""
