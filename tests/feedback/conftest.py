@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine
 
-from wuya.feedback.database import open_engine, writing
+from wuya.database.connection import open_engine, writing
 from wuya.feedback.store import FeedbackStore
 
 

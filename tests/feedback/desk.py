@@ -4,12 +4,12 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from wuya.database.labeling_tables import LabelTask, now
 from wuya.feedback import gold, projects, submission
 from wuya.feedback.bulk import Project, ensure_users
 from wuya.feedback.projects import NewTask
 from wuya.feedback.queue import LabelingTask
 from wuya.feedback.submission import Submission
-from wuya.feedback.tables import LabelTask, now
 from wuya.records import Candidate, Message, Prompt
 
 

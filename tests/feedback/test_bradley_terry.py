@@ -7,6 +7,7 @@ import pytest
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
+from wuya.data.messages import prompt_key
 from wuya.feedback.bradley_terry import (
     ELO_PER_NAT,
     Battle,
@@ -122,7 +123,8 @@ def test_a_ranking_is_a_battle_for_every_two_models_in_it() -> None:
         Candidate(text, model=model) for text, model in (("x", "sft"), ("y", "ppo"), ("z", "sft"), ("w", ""))
     )
     ranking = Ranking(Prompt("p", (Message("user", "?"),)), candidates, (2, 1, 2, 3), "ann")
-    assert model_battles([ranking]) == [Battle("p", "sft", "ppo", 0.0), Battle("p", "ppo", "sft", 1.0)]
+    unit = prompt_key(ranking.prompt)
+    assert model_battles([ranking]) == [Battle(unit, "sft", "ppo", 0.0), Battle(unit, "ppo", "sft", 1.0)]
 
 
 def test_the_stricter_labeler_wins_battles_of_strictness() -> None:

@@ -108,7 +108,12 @@ def test_our_own_rankings_go_through_a_file_and_the_store_unchanged(tmp_path: Pa
 @pytest.mark.parametrize(
     ("good", "broken", "reason"),
     [
-        (WEBGPT, {**WEBGPT, "score_0": None}, "scores are not numbers"),
+        (WEBGPT, {**WEBGPT, "score_0": None}, "no `score_0`"),
+        (WEBGPT, {key: value for key, value in WEBGPT.items() if key != "score_1"}, "no `score_1`"),
+        (WEBGPT, {**WEBGPT, "score_0": True}, "scores are not numbers"),
+        (SUMMARIES, {**SUMMARIES, "choice": None}, "no `choice`"),
+        (WEBGPT, {**WEBGPT, "score_0": float("nan")}, "scores are not numbers"),
+        (WEBGPT, {**WEBGPT, "answer_0": WEBGPT["answer_1"]}, "the same text"),
         (WEBGPT, {**WEBGPT, "question": {}}, "no text"),
         (SUMMARIES, {**SUMMARIES, "choice": 2}, "choice of 0 or 1"),
         (SUMMARIES, {**SUMMARIES, "info": {}}, "no post"),

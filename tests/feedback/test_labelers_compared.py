@@ -33,7 +33,7 @@ def population(
                 ranks = dense_ranks(seen_K.tolist(), tie_threshold=tie)
                 at = (START + timedelta(hours=8 * n)).isoformat()
                 rankings.append(
-                    Ranking(Prompt(f"p{n}", (Message("user", "?"),)), candidates, ranks, who, created_at=at)
+                    Ranking(Prompt(f"p{n}", (Message("user", f"{n}?"),)), candidates, ranks, who, created_at=at)
                 )
     return rankings
 

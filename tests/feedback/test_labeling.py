@@ -7,14 +7,14 @@ import pytest
 from sqlalchemy import Connection, Engine, select
 
 from tests.feedback.desk import BAD, GOOD, Desk, answers, prompt
+from wuya.database.connection import writing
+from wuya.database.labeling_tables import Assignment, LabelTask, MetadataLabel, Qualification, RankingRow, now
 from wuya.errors import DataError
 from wuya.feedback import gold, projects, queue, review, submission
-from wuya.feedback.database import writing
 from wuya.feedback.projects import NewTask
 from wuya.feedback.queue import Closed, DraftConflict, LeaseLost
 from wuya.feedback.store import FeedbackStore
 from wuya.feedback.submission import Submission
-from wuya.feedback.tables import Assignment, LabelTask, MetadataLabel, Qualification, RankingRow, now
 
 # Drafts and leases
 
@@ -42,6 +42,17 @@ def test_a_draft_outlives_its_lease_for_a_day(connection: Connection) -> None:
     assert queue.expire(connection, desk.project, at=later) == 1
     again = desk.claim("ann", at=later)
     assert (again.task_id, again.draft, again.state) == (task.task_id, {"a": 1}, "assigned"), "the own draft goes first"
+
+
+def test_a_clock_set_back_a_day_holds_no_task_for_a_day(connection: Connection) -> None:
+    desk = Desk(connection)
+    desk.queue("p1")
+    id, yesterday = desk.claim("ann").assignment_id, now() - timedelta(days=1)
+    assert queue.late(connection, at=yesterday)
+    assert desk.claim("bob", at=yesterday).prompt.id == "p1"
+    with pytest.raises(LeaseLost):
+        queue.renew(connection, id, at=yesterday, minutes=45)
+    assert not queue.late(connection, at=yesterday + timedelta(minutes=44))
 
 
 def test_heartbeats_keep_a_task_and_a_lost_one_is_said(connection: Connection) -> None:

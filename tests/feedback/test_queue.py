@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from tests.feedback.examples import candidates, claimed, prompt
+from wuya.database.labeling_tables import now
 from wuya.errors import DataError
 from wuya.feedback.store import FeedbackStore
-from wuya.feedback.tables import now
 from wuya.records import Candidate
 
 

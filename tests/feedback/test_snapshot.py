@@ -10,10 +10,11 @@ from tests.databases import Databases
 from tests.feedback.examples import prompt, ranking
 from wuya.data.formats import read_comparisons, read_demonstrations, read_prompts, read_rankings
 from wuya.errors import DataError
+from wuya.feedback.data_card import script_of
 from wuya.feedback.reading import Selection
 from wuya.feedback.snapshot import open_snapshot
 from wuya.feedback.store import FeedbackStore
-from wuya.records import Demonstration, Feedback
+from wuya.records import Demonstration, Feedback, Message
 
 
 def test_training_reads_a_frozen_hashed_file(store: FeedbackStore, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_selections_choose_round_labeler_project_and_source(store: FeedbackStore
 
 def test_every_kind_of_snapshot_reads_back(store: FeedbackStore, tmp_path: Path) -> None:
     store.add_rankings([ranking("p1", "ann", (2, 1, 2))])
-    store.add_demonstrations([Demonstration(prompt("p1"), "an answer", "ann")])
+    store.add_demonstrations([Demonstration(prompt("p1"), Message("assistant", "an answer"), "ann")])
     store.add_feedback(Feedback(prompt("p1"), "x", 1))
     pairs = list(read_comparisons(store.export_snapshot("rm_pairs", tmp_path).path))
     assert [(c.chosen, c.rejected) for c in pairs] == [("second", "first"), ("second", "answer 3")], (
@@ -85,3 +86,18 @@ def test_every_kind_of_snapshot_reads_back(store: FeedbackStore, tmp_path: Path)
     assert json.loads(store.export_snapshot("feedback", tmp_path).path.read_text())["value"] == 1
     raw = json.loads(store.export_snapshot("raw", tmp_path).path.read_text())
     assert raw["ranks"] == [2, 1, 2] and raw["created_at"] and raw["active_ms"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("What is a crow?", "Latin"),
+        ("\u4e4c\u9e26\u662f\u4ec0\u4e48\uff1f", "Chinese"),
+        ("\u30ab\u30e9\u30b9\u306f\u4f55\u3067\u3059\u304b", "Japanese"),
+        ("\u0427\u0442\u043e \u0442\u0430\u043a\u043e\u0435 \u0432\u043e\u0440\u043e\u043d\u0430?", "Cyrillic"),
+        ("Translate \u4e4c\u9e26 into English", "Latin"),
+        ("1 + 1 = ?", "no letters"),
+    ],
+)
+def test_the_data_card_names_the_script_of_prompts(text: str, script: str) -> None:
+    assert script_of(text) == script

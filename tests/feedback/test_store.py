@@ -8,7 +8,7 @@ import pytest
 from tests.feedback.examples import prompt, ranking
 from wuya.errors import DataError
 from wuya.feedback.store import FeedbackStore
-from wuya.records import Candidate, Comparison, Demonstration, Feedback, Message, Prompt, Ranking
+from wuya.records import Candidate, Comparison, Demonstration, Feedback, Message, Prompt, Ranking, ToolCall
 
 
 def test_rankings_come_out_as_they_went_in(store: FeedbackStore) -> None:
@@ -52,16 +52,71 @@ def test_invalid_rankings_are_refused_and_named(store: FeedbackStore) -> None:
 def test_a_prompt_id_stands_for_one_text(store: FeedbackStore) -> None:
     assert store.add_prompts([prompt("a"), prompt("b"), prompt("a")]) == 2
     assert store.add_prompts([prompt("b"), prompt("c")], split="val") == 1
-    with pytest.raises(DataError, match="two different texts"):
-        store.add_prompts([prompt("a", "something else")])
-    with pytest.raises(DataError, match="two different texts"):
-        store.add_prompts([prompt("z", "one"), prompt("z", "two")])
     assert list(store.prompts()) == [prompt("a"), prompt("b"), prompt("c")]
     assert list(store.prompts(split="val")) == [prompt("c")]
 
 
+def test_another_prompt_under_a_taken_id_gets_an_id_of_its_own(store: FeedbackStore) -> None:
+    first, other = prompt("a"), prompt("a", "something else")
+    assert store.add_prompts([first, other, prompt("z", "one"), prompt("z", "two")]) == 4
+    assert store.add_prompts([other, prompt("z", "two")]) == 0  # and it keeps it
+    by_text = {p.messages[-1].content: p.id for p in store.prompts()}
+    assert by_text["something else"].startswith("a~") and by_text["one"] == "z" and by_text["two"].startswith("z~")
+    candidates = (Candidate("x"), Candidate("y"))
+    assert store.queue_tasks([(first, candidates), (other, candidates)]) == 2
+    said = [Ranking(other, candidates, (1, 2), "ann"), Ranking(first, candidates, (2, 1), "ann")]
+    assert store.add_rankings(said) == 2 and store.add_rankings(said) == 0
+    assert {r.prompt.messages[-1].content: r.ranks for r in store.rankings()} == {
+        "something else": (1, 2),
+        "question a": (2, 1),
+    }
+    assert store.add_demonstrations([Demonstration(other, Message("assistant", "hm"))]) == 1
+    assert [d.prompt.messages for d in store.demonstrations()] == [other.messages]
+
+
+def test_prompts_keep_their_tools_and_messages_whole(store: FeedbackStore) -> None:
+    call = Message("assistant", "", (ToolCall("f", "{}", "c"),))
+    messages = (Message("user", "a"), call, Message("tool", "1", tool_call_id="c", name="f"))
+    tools = ('{"type":"function","function":{"name":"f"}}',)
+    whole = Prompt("p", messages, "here", "me", tools)
+    store.add_prompts([whole, replace(whole, tools=())])
+    found = list(store.prompts())
+    assert whole in found and len(found) == 2
+
+
+def test_a_demonstration_that_calls_tools_is_refused_by_the_store(store: FeedbackStore) -> None:
+    call = Message("assistant", "", (ToolCall("f", "{}"),))
+    with pytest.raises(DataError, match="has tool calls or reasoning"):
+        store.add_demonstrations([Demonstration(prompt("a"), call)])
+
+
+def test_unnamed_votes_are_people_and_reading_again_adds_nobody(store: FeedbackStore) -> None:
+    votes = [replace(ranking(), labeler="", ranks=ranks) for ranks in ((1, 2, 2), (2, 1, 1), (1, 2, 2), (1, 1, 1))]
+    assert store.add_rankings(votes) == 4
+    assert store.add_rankings(votes) == 0
+    assert store.add_rankings(votes[1:2]) == 0
+    assert store.add_rankings([votes[1], votes[1]]) == 1  # in this file two people say so
+    assert sorted(r.ranks for r in store.rankings()) == [(1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 1, 1), (2, 1, 1)]
+    assert len({r.labeler for r in store.rankings()}) == 5
+
+
+def test_a_second_opinion_spoils_itself_alone_where_the_caller_wants_it(store: FeedbackStore) -> None:
+    refused: list[DataError] = []
+    first = ranking()
+    rows = [
+        first,
+        replace(first, ranks=(1, 2, 1)),
+        replace(first, labeler="bo"),
+        replace(first, ranks=(9, 1, 1)),
+    ]
+    assert store.add_rankings(rows, refuse=refused.append) == 2
+    assert ["differently" in str(error) or "not dense" in str(error) for error in refused] == [True, True]
+
+
 def test_demonstrations_and_comparisons_and_thumbs_round_trip(store: FeedbackStore) -> None:
-    demonstrations = [Demonstration(prompt("a"), "an answer", "ann"), Demonstration(prompt("a"), "another", "ann")]
+    demonstrations = [
+        Demonstration(prompt("a"), Message("assistant", text), "ann") for text in ("an answer", "another")
+    ]
     assert store.add_demonstrations([*demonstrations, demonstrations[0]]) == 2
     assert store.add_demonstrations(demonstrations) == 0
     assert set(store.demonstrations()) == set(demonstrations)

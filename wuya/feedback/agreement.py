@@ -14,11 +14,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wuya.data.messages import prompt_key
 from wuya.records import Ranking
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class ClusterInterval:
     """A mean with its 95 % interval and what it was counted on."""
 
     mean: float
@@ -30,7 +31,7 @@ class Interval:
 
 def cluster_bootstrap(
     numerators: ArrayLike, denominators: ArrayLike, *, num_samples: int = 1000, seed: int = 0, level: float = 0.95
-) -> Interval:
+) -> ClusterInterval:
     """Interval of sum(numerators) / sum(denominators), resampling whole clusters (prompts), by percentiles.
 
     Votes on one prompt depend on each other; resampling single votes would make the interval too narrow.
@@ -40,12 +41,12 @@ def cluster_bootstrap(
     top_P, bottom_P = top_P[kept_P], bottom_P[kept_P]
     count = len(top_P)
     if count == 0:
-        return Interval(math.nan, math.nan, math.nan, 0, 0)
+        return ClusterInterval(math.nan, math.nan, math.nan, 0, 0)
     rng = np.random.default_rng(seed)
     times_SP = rng.multinomial(count, np.full(count, 1.0 / count), size=num_samples).astype(np.float64)
     ratios_S = (times_SP @ top_P) / (times_SP @ bottom_P)
     low, high = np.quantile(ratios_S, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(top_P.sum() / bottom_P.sum()), float(low), float(high), round(bottom_P.sum()), count)
+    return ClusterInterval(float(top_P.sum() / bottom_P.sum()), float(low), float(high), round(bottom_P.sum()), count)
 
 
 def pairwise_agreement(
@@ -54,7 +55,7 @@ def pairwise_agreement(
     ties: Literal["drop", "half", "match"] = "drop",
     num_samples: int = 1000,
     seed: int = 0,
-) -> Interval:
+) -> ClusterInterval:
     """Share of pairs of answers that two labelers who ranked the same prompt order the same way.
 
     Args:
@@ -63,12 +64,19 @@ def pairwise_agreement(
             as half an agreement, `match` counts two ties as agreement and one as disagreement.
     Returns: mean and interval; `num_pairs` counts (pair of answers, pair of labelers).
     """
+    counts = agreement_counts(rankings, ties=ties).values()
+    return cluster_bootstrap([a for a, _ in counts], [n for _, n in counts], num_samples=num_samples, seed=seed)
+
+
+def agreement_counts(
+    rankings: Iterable[Ranking], *, ties: Literal["drop", "half", "match"] = "drop"
+) -> dict[tuple[str, int], tuple[float, int]]:
+    """(agreements, pairs counted) of each prompt and round, as `pairwise_agreement` sums them."""
     by_prompt: dict[tuple[str, int], list[dict[str, int]]] = defaultdict(list)
     for ranking in rankings:
         ranks = {c.text: r for c, r in zip(ranking.candidates, ranking.ranks, strict=True)}
-        by_prompt[ranking.prompt.id, ranking.round].append(ranks)
-    counts = [_agreements(group, ties) for group in by_prompt.values()]
-    return cluster_bootstrap([a for a, _ in counts], [n for _, n in counts], num_samples=num_samples, seed=seed)
+        by_prompt[prompt_key(ranking.prompt), ranking.round].append(ranks)
+    return {key: _agreements(group, ties) for key, group in by_prompt.items()}
 
 
 def _agreements(group: Sequence[dict[str, int]], ties: str) -> tuple[float, int]:
@@ -96,7 +104,13 @@ def agreement_ceiling(agreement: float) -> float:
     """
     if not 0.5 <= agreement <= 1.0:
         raise ValueError(f"agreement must lie in [0.5, 1], found {agreement}")
-    return 0.5 + math.asin(math.sqrt(math.sin(math.pi * (agreement - 0.5)))) / math.pi
+    return float(ceiling_of(agreement))
+
+
+def ceiling_of(agreement_S: ArrayLike) -> NDArray[np.float64]:
+    """`agreement_ceiling` of each; below 1/2, where labelers contradict each other, the ceiling is 1/2."""
+    sine_S = np.sin(math.pi * (np.clip(np.asarray(agreement_S, dtype=np.float64), 0.5, 1.0) - 0.5))
+    return np.asarray(0.5 + np.arcsin(np.sqrt(sine_S)) / math.pi)
 
 
 def kendall_tau_b(x: ArrayLike, y: ArrayLike) -> float:
@@ -110,12 +124,12 @@ def kendall_tau_b(x: ArrayLike, y: ArrayLike) -> float:
     return float((sign_a * sign_b).sum()) / untied if untied else math.nan
 
 
-def mean_kendall_tau(rankings: Iterable[Ranking], *, num_samples: int = 1000, seed: int = 0) -> Interval:
+def mean_kendall_tau(rankings: Iterable[Ranking], *, num_samples: int = 1000, seed: int = 0) -> ClusterInterval:
     """Mean tau-b over pairs of labelers who ranked the same prompt; rankings that tie everything are left out."""
     by_prompt: dict[tuple[str, int], list[dict[str, int]]] = defaultdict(list)
     for ranking in rankings:
         ranks = {c.text: r for c, r in zip(ranking.candidates, ranking.ranks, strict=True)}
-        by_prompt[ranking.prompt.id, ranking.round].append(ranks)
+        by_prompt[prompt_key(ranking.prompt), ranking.round].append(ranks)
     tops, bottoms = [], []
     for group in by_prompt.values():
         taus = []

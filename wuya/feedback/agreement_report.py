@@ -9,15 +9,16 @@ Every figure has an interval that resamples prompts, or says on how many votes i
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from wuya.data.messages import prompt_key
 from wuya.feedback.agreement import (
-    Interval,
+    ClusterInterval,
     agreement_ceiling,
     cohens_kappa,
     krippendorff_alpha,
@@ -27,6 +28,7 @@ from wuya.feedback.agreement import (
 from wuya.feedback.bradley_terry import Ratings, model_battles, rate, strictness_battles
 from wuya.feedback.drift import Drift, WeekAgreement, drifts, weekly_agreement
 from wuya.feedback.elo import elo_ratings
+from wuya.feedback.identity import named_apart
 from wuya.feedback.pair_votes import PairVotes, agreement_matrix, each_with_the_others
 from wuya.feedback.reading import RawRanking
 from wuya.feedback.spammers import labeler_skills
@@ -42,7 +44,7 @@ class LabelerRow:
 
     labeler: str
     rankings: int
-    with_others: Interval
+    with_others: ClusterInterval
     tie_share: float
     skill: float
     skill_low: float
@@ -74,11 +76,11 @@ class AgreementReport:
 
     num_rankings: int
     num_prompts: int
-    pairwise: Interval
+    pairwise: ClusterInterval
     """Share of pairs of answers that two labelers order alike, ties left out."""
     ceiling: float
     """Best accuracy a model can reach against one vote, given that agreement."""
-    kendall: Interval
+    kendall: ClusterInterval
     alpha: float
     """Krippendorff's on pairs of answers: first better, tie, second better; ordinal."""
     labelers: tuple[LabelerRow, ...]
@@ -105,7 +107,9 @@ class AgreementReport:
 
 def agreement_report(raw: Iterable[RawRanking], *, num_samples: int = 500, seed: int = 0) -> AgreementReport:
     """Compare labelers, weeks, models and questions of the rankings given."""
-    everything = list(raw)
+    given = list(raw)
+    apart = named_apart(row.ranking for row in given)
+    everything = [replace(row, ranking=ranking) for row, ranking in zip(given, apart, strict=True)]
     rankings = [row.ranking for row in everything if not row.cannot_rank]
     votes = PairVotes.of(rankings)
     pairwise = pairwise_agreement(rankings, num_samples=num_samples, seed=seed)
@@ -116,7 +120,7 @@ def agreement_report(raw: Iterable[RawRanking], *, num_samples: int = 500, seed:
     few = min(num_samples, 200)
     return AgreementReport(
         num_rankings=len(rankings),
-        num_prompts=len({ranking.prompt.id for ranking in rankings}),
+        num_prompts=len({prompt_key(ranking.prompt) for ranking in rankings}),
         pairwise=pairwise,
         ceiling=agreement_ceiling(pairwise.mean) if pairwise.mean >= 0.5 else math.nan,
         kendall=mean_kendall_tau(rankings, num_samples=num_samples, seed=seed),
@@ -170,7 +174,7 @@ def _grades(raw: Iterable[RawRanking]) -> list[tuple[str, str, float]]:
 def _answers(raw: Iterable[RawRanking]) -> Iterable[tuple[str, str, str, bool | int | float]]:
     """(what it is about, labeler, question, answer) for every yes, no and number; unanswered ones are left out."""
     for row in raw:
-        where = f"{row.ranking.prompt.id}\0{row.ranking.round}"
+        where = f"{prompt_key(row.ranking.prompt)}\0{row.ranking.round}"
         about = [("", dict(row.ranking.flags))]
         about += [(c.text, labels) for c, labels in zip(row.ranking.candidates, row.labels, strict=False)]
         for text, labels in about:

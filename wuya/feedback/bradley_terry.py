@@ -17,6 +17,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from wuya.data.messages import prompt_key
 from wuya.records import Candidate, Ranking
 
 ELO_PER_NAT = 400 / math.log(10)
@@ -222,7 +223,7 @@ def model_battles(
         for (a, rank_a), (b, rank_b) in combinations(ranked, 2):
             if a != b and a and b:
                 outcome = 0.5 if rank_a == rank_b else float(rank_a < rank_b)
-                battles.append(Battle(ranking.prompt.id, a, b, outcome))
+                battles.append(Battle(prompt_key(ranking.prompt), a, b, outcome))
     return battles
 
 

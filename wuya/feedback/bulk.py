@@ -4,18 +4,17 @@ Every function takes an open connection inside a writing transaction; `FeedbackS
 """
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from wuya.errors import DataError
-from wuya.feedback.rankings import check_ranking
-from wuya.feedback.rows import messages_to_json
-from wuya.feedback.tables import (
+from wuya.data.messages import plain_tools
+from wuya.database.labeling_tables import (
     Assignment,
     Base,
     LabelProject,
@@ -30,6 +29,10 @@ from wuya.feedback.tables import (
     now,
     uuid7,
 )
+from wuya.errors import DataError
+from wuya.feedback.identity import UnnamedVotes, dedupe_key, settled_prompts
+from wuya.feedback.rankings import check_ranking
+from wuya.feedback.rows import messages_to_json
 from wuya.files import sha256_json
 from wuya.records import Candidate, Prompt, Ranking
 
@@ -80,32 +83,24 @@ def ensure_project(connection: Connection, name: str, *, type: str = "ranking") 
 
 
 def ensure_prompts(connection: Connection, prompts: Iterable[Prompt], *, split: str = "") -> int:
-    """Write prompts that are new; how many. An id stands for one text for ever."""
+    """Write prompts that are new; how many. An id stands for one text for ever: see `settled_prompts`."""
     count = 0
     for chunk in chunks(prompts):
-        by_id: dict[str, Prompt] = {}
-        for prompt in chunk:
-            if by_id.setdefault(prompt.id, prompt).messages != prompt.messages:
-                raise _two_texts(prompt)
-        query = select(PromptRow.id, PromptRow.dedupe_key).where(PromptRow.id.in_(by_id))
-        known = {id: key for id, key in connection.execute(query)}
-        rows = []
-        for prompt in by_id.values():
-            messages = messages_to_json(prompt.messages)
-            key = sha256_json(messages)
-            if prompt.id not in known:
-                rows.append(
-                    {
-                        "id": prompt.id,
-                        "messages": messages,
-                        "dedupe_key": key,
-                        "source": prompt.source,
-                        "source_user_hash": prompt.author,
-                        "split": split or None,
-                    }
-                )
-            elif known[prompt.id] != key:
-                raise _two_texts(prompt)
+        by_id = {prompt.id: prompt for prompt in settled_prompts(connection, chunk)}
+        known = set(connection.execute(select(PromptRow.id).where(PromptRow.id.in_(by_id))).scalars())
+        rows = [
+            {
+                "id": prompt.id,
+                "messages": messages_to_json(prompt.messages),
+                "tools": plain_tools(prompt.tools) or None,
+                "dedupe_key": dedupe_key(prompt),
+                "source": prompt.source,
+                "source_user_hash": prompt.author,
+                "split": split or None,
+            }
+            for prompt in by_id.values()
+            if prompt.id not in known
+        ]
         insert_rows(connection, PromptRow, rows)
         count += len(rows)
     return count
@@ -149,7 +144,9 @@ def ensure_tasks(
 
     A share `double_rate` of tasks for one person goes to two, so that agreement can be measured.
     """
-    ensure_prompts(connection, (prompt for prompt, _ in answers))
+    prompts = settled_prompts(connection, [prompt for prompt, _ in answers])
+    answers = list(zip(prompts, (group for _, group in answers), strict=True))
+    ensure_prompts(connection, prompts)
     models = ensure_models(connection, {c.model for _, group in answers for c in group})
     by_key = {task_key(project, round, prompt, group): (prompt, group) for prompt, group in answers}
     known = existing_tasks(connection, list(by_key))
@@ -186,53 +183,80 @@ def existing_tasks(connection: Connection, keys: Sequence[str]) -> dict[str, str
     return found
 
 
-def insert_rankings(connection: Connection, project: Project, rankings: Sequence[Ranking]) -> int:
+def insert_rankings(
+    connection: Connection,
+    project: Project,
+    rankings: Sequence[Ranking],
+    *,
+    unnamed: UnnamedVotes | None = None,
+    refuse: Callable[[DataError], None] | None = None,
+) -> int:
     """Write finished rankings with their prompts, tasks and people; how many were new.
 
-    Raises: DataError for invalid ranks, and where a labeler ranked the same task differently before.
+    Args:
+        unnamed: of the whole import, where it comes in several calls.
+        refuse: called for invalid ranks, and where a labeler ranked the same task differently before; by default it
+            raises, else that ranking is left out.
     """
-    for ranking in rankings:
-        check_ranking(ranking, where=f"the ranking of prompt {ranking.prompt.id!r} by {ranking.labeler!r}")
-    keys = [task_key(project, r.round, r.prompt, r.candidates) for r in rankings]
+    refuse = refuse or _raise
+    prompts = settled_prompts(connection, [ranking.prompt for ranking in rankings])
+    rankings = [replace(ranking, prompt=prompt) for ranking, prompt in zip(rankings, prompts, strict=True)]
+    rankings = [ranking for ranking in rankings if _is_valid(ranking, refuse)]
     for round in sorted({r.round for r in rankings}):
         ensure_tasks(
             connection, project, [(r.prompt, r.candidates) for r in rankings if r.round == round], round=round, target=1
         )
+    keys = [task_key(project, r.round, r.prompt, r.candidates) for r in rankings]
+    tasks = existing_tasks(connection, list(dict.fromkeys(keys)))
+    votes = list(zip((tasks[key] for key in keys), rankings, strict=True))
+    known = _known_ranks(connection, sorted(set(tasks.values())))
+    new = _new_votes(votes, known, unnamed or UnnamedVotes(), refuse)
+    _write_votes(connection, new)
+    return len(new)
+
+
+def _new_votes(
+    votes: Sequence[tuple[str, Ranking]],
+    known: dict[str, dict[str, tuple[int, ...]]],
+    unnamed: UnnamedVotes,
+    refuse: Callable[[DataError], None],
+) -> list[tuple[str, Ranking]]:
+    """(task, ranking) of votes that are not in the store, each with its labeler's name there."""
+    new = []
+    for task, ranking in votes:
+        there = known.setdefault(task, {})
+        name = ranking.labeler or unnamed.labeler(task, ranking.ranks, there)
+        if name not in there:
+            there[name] = ranking.ranks
+            new.append((task, replace(ranking, labeler=name)))
+        elif there[name] != ranking.ranks:
+            refuse(_other_opinion(ranking, before=there[name]))
+    return new
+
+
+def _write_votes(connection: Connection, votes: Sequence[tuple[str, Ranking]]) -> None:
     users: dict[str, str] = {}
     for simulated in (True, False):
-        names = {r.labeler for r in rankings if (r.source == "simulated") == simulated}
+        names = {r.labeler for _, r in votes if (r.source == "simulated") == simulated}
         users |= ensure_users(connection, names, simulated=simulated)
-    tasks = existing_tasks(connection, list(dict.fromkeys(keys)))
-    task_ids = sorted(set(tasks.values()))
+    task_ids = sorted({task for task, _ in votes})
     candidates = _candidate_ids(connection, task_ids)
-    known = _known_ranks(connection, task_ids)
     slots = _next_slots(connection, task_ids)
     assignments: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     items: list[dict[str, Any]] = []
     labels: list[dict[str, Any]] = []
-    for key, ranking in zip(keys, rankings, strict=True):
-        task, user = tasks[key], users[ranking.labeler]
-        if (task, user) in known:
-            if known[task, user] != ranking.ranks:
-                raise DataError(
-                    f"{ranking.labeler!r} has ranked prompt {ranking.prompt.id!r} before, and differently",
-                    found=f"{list(known[task, user])}, now {list(ranking.ranks)}",
-                    hint="a later opinion needs another round or project",
-                )
-            continue
-        known[task, user] = ranking.ranks
+    for task, ranking in votes:
         assignment, id, at = uuid7(), uuid7(), _moment(ranking.created_at)
         slot = slots[task] = slots.get(task, -1) + 1
-        order = list(range(len(ranking.ranks)))
         assignments.append(
             {
                 "id": assignment,
                 "task_id": task,
-                "user_id": user,
+                "user_id": users[ranking.labeler],
                 "slot": slot,
                 "state": "submitted",
-                "permutation": order,
+                "permutation": list(range(len(ranking.ranks))),
                 "started_at": at,
                 "submitted_at": at,
             }
@@ -249,8 +273,7 @@ def insert_rankings(connection: Connection, project: Project, rankings: Sequence
     insert_rows(connection, RankingRow, rows)
     insert_rows(connection, RankingItem, items)
     insert_rows(connection, MetadataLabel, labels)
-    recount_tasks(connection, sorted({row["task_id"] for row in rows}))
-    return len(rows)
+    recount_tasks(connection, task_ids)
 
 
 def label_rows(assignment: str, candidate: str | None, labels: dict[str, Any]) -> list[dict[str, Any]]:
@@ -285,13 +308,32 @@ def recount_tasks(connection: Connection, task_ids: Sequence[str]) -> None:
         )
 
 
-def _two_texts(prompt: Prompt) -> DataError:
-    return DataError(f"prompt id {prompt.id!r} stands for two different texts", hint="give each prompt its own id")
+def _raise(error: DataError) -> None:
+    raise error
+
+
+def _is_valid(ranking: Ranking, refuse: Callable[[DataError], None]) -> bool:
+    try:
+        check_ranking(ranking, where=f"the ranking of prompt {ranking.prompt.id!r} by {ranking.labeler!r}")
+    except DataError as error:
+        refuse(error)
+        return False
+    return True
+
+
+def _other_opinion(ranking: Ranking, *, before: tuple[int, ...]) -> DataError:
+    return DataError(
+        f"{ranking.labeler!r} has ranked prompt {ranking.prompt.id!r} before, and differently",
+        found=f"{list(before)}, now {list(ranking.ranks)}",
+        hint="a later opinion needs another round or project",
+    )
 
 
 def _candidate_row(task: str, position: int, candidate: Candidate, models: dict[str, str]) -> dict[str, Any]:
+    if not candidate.is_text:
+        raise DataError("an answer has tool calls or reasoning: the labeling database keeps texts")
     return {
-        "id": uuid7(),
+        "id": str(uuid.uuid4()),  # labelers see it: one that ascends would tell in which order models answered
         "task_id": task,
         "position": position,
         "text": candidate.text,
@@ -313,21 +355,22 @@ def _candidate_ids(connection: Connection, task_ids: Sequence[str]) -> dict[str,
     return found
 
 
-def _known_ranks(connection: Connection, task_ids: Sequence[str]) -> dict[tuple[str, str], tuple[int, ...]]:
-    """Ranks by (task, person), in position order."""
-    found: dict[tuple[str, str], tuple[int, ...]] = {}
+def _known_ranks(connection: Connection, task_ids: Sequence[str]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """task -> labeler's name -> ranks in position order."""
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
     for chunk in chunks(task_ids):
         query = (
-            select(Assignment.task_id, Assignment.user_id, RankingItem.rank)
+            select(Assignment.task_id, User.display_name, RankingItem.rank)
+            .join(User, User.id == Assignment.user_id)
             .join(RankingRow, RankingRow.assignment_id == Assignment.id)
             .join(RankingItem, RankingItem.ranking_id == RankingRow.id)
             .join(TaskCandidate, TaskCandidate.id == RankingItem.candidate_id)
-            .where(Assignment.task_id.in_(chunk), Assignment.user_id.is_not(None))
+            .where(Assignment.task_id.in_(chunk))
             .order_by(TaskCandidate.position)
         )
-        for task, user, rank in connection.execute(query):
-            person = task, str(user)
-            found[person] = (*found.get(person, ()), rank)
+        for task, name, rank in connection.execute(query):
+            ranks = found.setdefault(task, {})
+            ranks[name] = (*ranks.get(name, ()), rank)
     return found
 
 

@@ -1,7 +1,7 @@
 """What people who consented gave in their chats, in the tables that training reads; and out again when they withdraw.
 
-A chat's votes and thumbs live with the chat (web/tables.py). Only with consent does a copy come here, and everything of
-one conversation is replaced at once: so what is here is always what the conversation gives now, or nothing.
+A chat's votes and thumbs live with the chat (service_tables.py). Only with consent does a copy come here, and
+everything of one conversation is replaced at once: what is here is always what the conversation gives now, or nothing.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select
 
+from wuya.database.labeling_tables import ComparisonRow, DemonstrationRow, LabelTask, MessageFeedback, PromptRow
 from wuya.feedback.bulk import chunks, ensure_models, insert_rows
+from wuya.feedback.identity import dedupe_key
 from wuya.feedback.rows import messages_to_json
-from wuya.feedback.tables import ComparisonRow, DemonstrationRow, LabelTask, MessageFeedback, PromptRow
 from wuya.files import sha256_json
 from wuya.records import Feedback, Message, Prompt
 
@@ -129,7 +130,7 @@ def _ensure_prompts(connection: Connection, prompts: dict[str, Prompt]) -> None:
                     source=prompt.source,
                     source_user_hash=prompt.author,
                     messages=messages,
-                    dedupe_key=sha256_json(messages),
+                    dedupe_key=dedupe_key(prompt),
                     state="new",
                 )
             )

@@ -3,14 +3,18 @@
 Written beside the file as KIND-HASH.card.md, from the very rows that were frozen; whoever reads the data can check it.
 """
 
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from statistics import median
 from typing import Any
 
-_HAN = re.compile("[\u3400-\u9fff]")
+SCRIPTS = {"CJK": "Chinese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese"}
+"""Scripts whose name is not the first word of their letters' names in Unicode."""
+LETTERS = 500
+"""Letters at the start of a prompt that tell its script."""
 PURPOSE = {
     "sft": "Demonstrations: chats whose last message a person wrote. For supervised fine-tuning.",
     "rm_rankings": "Rankings of K answers to one prompt (rank 1 is best, equal ranks are ties). For reward models.",
@@ -34,7 +38,7 @@ class CardFacts:
     models: Counter[str] = field(default_factory=Counter)
     prompt_sources: Counter[str] = field(default_factory=Counter)
     rounds: Counter[int] = field(default_factory=Counter)
-    languages: Counter[str] = field(default_factory=Counter)
+    scripts: Counter[str] = field(default_factory=Counter)
     prompt_chars: list[int] = field(default_factory=list)
     answer_chars: list[int] = field(default_factory=list)
     tied_pairs: int = 0
@@ -48,7 +52,7 @@ class CardFacts:
         self.prompts.add(str(row.get("id", text)))
         self.labelers[str(row.get("labeler", ""))] += 1
         self.prompt_sources[str(row.get("source", ""))] += 1
-        self.languages["Chinese characters" if _HAN.search(text) else "other scripts"] += 1
+        self.scripts[script_of(text)] += 1
         self.prompt_chars.append(len(text))
         if source := row.get("ranking_source") or row.get("comparison_source"):
             self.sources[str(source)] += 1
@@ -63,6 +67,18 @@ class CardFacts:
             self.tied_pairs += sum(ranks[i] == ranks[j] for i in range(len(ranks)) for j in range(i))
         elif "chosen" in row:
             self.pairs += 1
+
+
+def script_of(text: str) -> str:
+    """The script of most letters: Latin, Cyrillic, Chinese, ...; Japanese where there are kana."""
+    letters = islice((c for c in text if c.isalpha()), LETTERS)
+    counts = Counter(unicodedata.name(c, "unknown").partition(" ")[0] for c in letters)
+    if not counts:
+        return "no letters"
+    if counts["HIRAGANA"] or counts["KATAKANA"]:
+        return "Japanese"
+    [(first, _)] = counts.most_common(1)
+    return SCRIPTS.get(first, first.capitalize())
 
 
 def counted(rows: Iterable[Mapping[str, Any]], facts: CardFacts) -> Iterable[Mapping[str, Any]]:
@@ -93,7 +109,7 @@ def data_card(
         ("sources of prompts", _counts(facts.prompt_sources)),
         ("who answered", _counts(facts.models)),
         ("rounds", _counts(facts.rounds)),
-        ("script of prompts", _counts(facts.languages)),
+        ("script of prompts", _counts(facts.scripts)),
         ("prompt, median characters", _median(facts.prompt_chars)),
         ("answer, median characters", _median(facts.answer_chars)),
         ("selection", ", ".join(f"{k}: {v}" for k, v in chosen.items()) or "everything"),

@@ -12,7 +12,8 @@ from datetime import datetime
 
 import numpy as np
 
-from wuya.feedback.agreement import Interval, cluster_bootstrap
+from wuya.data.messages import prompt_key
+from wuya.feedback.agreement import ClusterInterval, cluster_bootstrap
 from wuya.feedback.pair_votes import PairVotes
 from wuya.records import Ranking
 
@@ -29,7 +30,7 @@ class WeekAgreement:
     labeler: str
     week: str
     """ISO 8601, as in 2026-W47."""
-    with_others: Interval
+    with_others: ClusterInterval
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def _histories(rankings: Iterable[Ranking]) -> dict[str, list[tuple[str, float, 
     """labeler -> (when it voted, agreements with others, pairs counted) for each prompt it shares with others."""
     by_unit: dict[tuple[str, int], list[Ranking]] = defaultdict(list)
     for ranking in rankings:
-        by_unit[ranking.prompt.id, ranking.round].append(ranking)
+        by_unit[prompt_key(ranking.prompt), ranking.round].append(ranking)
     histories: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
     for group in by_unit.values():
         if len(group) < 2:

@@ -6,7 +6,7 @@
 | rm_rankings | prompt, K candidates, ranks, labeler | `wuya reward` |
 | rm_pairs | prompt, chosen, rejected, group, source, weight: from everywhere | `wuya reward`, `wuya dpo` |
 | dpo | prompt, chosen, rejected as messages | TRL DPOTrainer, RewardTrainer |
-| kto | prompt, completion as messages, label | TRL KTOTrainer |
+| kto | prompt, completion as messages, label | `wuya kto`, TRL KTOTrainer |
 | prompts, feedback, raw | prompts; thumbs as said; every ranking with every answer, also NULL | `wuya ppo`, people |
 """
 
@@ -15,6 +15,7 @@ from itertools import chain
 
 from sqlalchemy import Connection, select
 
+from wuya.database.labeling_tables import ComparisonRow
 from wuya.feedback import reading, rows
 from wuya.feedback.bulk import chunks
 from wuya.feedback.comparisons import (
@@ -26,7 +27,6 @@ from wuya.feedback.comparisons import (
 from wuya.feedback.reading import Selection
 from wuya.feedback.rows import Row
 from wuya.feedback.snapshot import Kind
-from wuya.feedback.tables import ComparisonRow
 from wuya.records import Comparison, Demonstration, Message, Prompt
 
 
@@ -81,7 +81,7 @@ def better_answer_demonstrations(connection: Connection) -> Iterator[Demonstrati
     """What users wrote in place of an answer, as demonstrations."""
     for said in reading.feedback(connection):
         if said.better_answer.strip():
-            yield Demonstration(said.prompt, said.better_answer, said.labeler)
+            yield Demonstration(said.prompt, Message("assistant", said.better_answer), said.labeler)
 
 
 def trl_pair(comparison: Comparison) -> Row:

@@ -1,16 +1,14 @@
 """From prompts to a frozen export: how many are left at each step, what they look like, and whether splits leak."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Integer, cast, func, select
 
-from wuya.feedback.tables import (
+from wuya.database.labeling_tables import (
     Assignment,
     Export,
-    LabelProject,
     LabelTask,
     MetadataLabel,
     PromptRow,
@@ -149,8 +147,3 @@ def exports(connection: Connection) -> list[dict[str, Any]]:
         number[row["kind"]] += 1
         found.append(dict(row) | {"version": number[row["kind"]]})
     return found[::-1]
-
-
-def project_names(connection: Connection) -> Mapping[str, str]:
-    """Name by id."""
-    return {id: name for id, name in connection.execute(select(LabelProject.id, LabelProject.name))}

@@ -15,11 +15,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, update
 
+from wuya.database.labeling_tables import Assignment, LabelProject, LabelTask, Qualification, now
 from wuya.errors import DataError
 from wuya.feedback.bulk import Label, Project
 from wuya.feedback.queue import LabelingTask, candidates_of, claim
 from wuya.feedback.rankings import order_agreement
-from wuya.feedback.tables import Assignment, LabelProject, LabelTask, Qualification, now
 
 WINDOW = 20
 """So many of the latest test tasks count."""

@@ -11,7 +11,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from wuya.feedback.agreement import Interval, cluster_bootstrap
+from wuya.data.messages import prompt_key
+from wuya.feedback.agreement import ClusterInterval, cluster_bootstrap
 from wuya.records import Ranking
 
 Floats = NDArray[np.float64]
@@ -33,7 +34,7 @@ class PairVotes:
         by_unit: dict[tuple[str, int], dict[str, dict[str, int]]] = defaultdict(dict)
         for ranking in rankings:
             ranks = {c.text: rank for c, rank in zip(ranking.candidates, ranking.ranks, strict=True)}
-            by_unit[ranking.prompt.id, ranking.round].setdefault(ranking.labeler, {}).update(ranks)
+            by_unit[prompt_key(ranking.prompt), ranking.round].setdefault(ranking.labeler, {}).update(ranks)
         labelers = tuple(sorted({labeler for group in by_unit.values() for labeler in group}))
         columns: list[dict[str, int]] = []
         units: list[int] = []
@@ -78,7 +79,7 @@ class LabelerAgreement:
     """How one labeler agrees with the others."""
 
     labeler: str
-    with_others: Interval
+    with_others: ClusterInterval
     """Share of pairs of answers ordered as another labeler orders them, over all others; ties left out."""
     tie_share: float
     """Of all pairs asked."""

@@ -10,10 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, RowMapping, func, select
 
-from wuya.feedback.bulk import Project, chunks
-from wuya.feedback.gold import PASS_SCORE, standing
-from wuya.feedback.rankings import order_agreement
-from wuya.feedback.tables import (
+from wuya.database.labeling_tables import (
     Assignment,
     LabelTask,
     MetadataLabel,
@@ -24,6 +21,9 @@ from wuya.feedback.tables import (
     TaskCandidate,
     User,
 )
+from wuya.feedback.bulk import Project, chunks
+from wuya.feedback.gold import PASS_SCORE, standing
+from wuya.feedback.rankings import order_agreement
 
 HARM_FLAGS = ("sexual", "violent", "encourages_harm", "denigrates_class", "harmful_advice")
 """A yes to one of these brings a task to the lead's "flagged" list."""

@@ -3,19 +3,20 @@
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
+from wuya.database.labeling_tables import Assignment, LabelProject, LabelTask, PromptRow, TaskCandidate, uuid7
 from wuya.errors import DataError
 from wuya.feedback.bulk import Answers, Project, chunks, ensure_prompts, ensure_tasks
+from wuya.feedback.identity import settled_prompts
 from wuya.feedback.label_schema import check_schema, default_schema
 from wuya.feedback.prompt_filter import ImportReport, PersonalData, PromptFilter, text_of
 from wuya.feedback.queue import NotThere
 from wuya.feedback.reading import prompts as read_prompts
 from wuya.feedback.review import make_gold
-from wuya.feedback.tables import Assignment, LabelProject, LabelTask, PromptRow, TaskCandidate, uuid7
 from wuya.records import Prompt
 
 TYPES = ("ranking", "demonstration", "pairwise", "metadata")
@@ -39,7 +40,7 @@ DEFAULTS: Mapping[str, Any] = {
     "gold_rate": 0.08,
     "settings": {"raise_target": 3, "min_agreement": 0.6, "quiz_size": 0, "pass_score": 0.75},
 }
-"""What a project made on the page starts with (web.md section 6)."""
+"""What a project made on the page starts with."""
 
 
 SETTINGS: Mapping[str, tuple[float, float]] = {
@@ -177,7 +178,9 @@ def add_tasks(
 ) -> BulkReport:
     """Queue tasks of the project's type; the same tasks again add nothing."""
     report, small = BulkReport(), as_project(project)
-    for chunk in chunks(tasks):
+    for raw in chunks(tasks):
+        prompts = settled_prompts(connection, [task.answers[0] for task in raw])
+        chunk = [replace(task, answers=(prompt, task.answers[1])) for task, prompt in zip(raw, prompts, strict=True)]
         for task in chunk:
             _check_size(project, task.answers)
         answers = [task.answers for task in chunk]
@@ -252,6 +255,8 @@ def import_prompts(
     known = (text_of(prompt) for prompt in read_prompts(connection, in_any_state=True))
     sieve = PromptFilter(known, per_author, personal=personal)
     kept: list[tuple[Prompt, str, str]] = [found for prompt in prompts if (found := sieve.admit(prompt))]
+    prompts = settled_prompts(connection, [prompt for prompt, _, _ in kept])
+    kept = [(prompt, split, state) for prompt, (_, split, state) in zip(prompts, kept, strict=True)]
     for split in sorted({split for _, split, _ in kept}):
         ensure_prompts(connection, [p for p, s, _ in kept if s == split], split=split)
     for state in sorted({state for _, _, state in kept}):

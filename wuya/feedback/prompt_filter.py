@@ -8,10 +8,10 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from wuya.records import Message, Prompt
+from wuya.records import Prompt
 
 MAX_PER_AUTHOR = 200
 """InstructGPT, appendix A.1."""
@@ -105,8 +105,7 @@ class PromptFilter:
             self.report.dropped_personal_data += 1
             return None
         if hits and self._personal == "redact":
-            messages = tuple(Message(m.role, redacted(m.content)) for m in prompt.messages)
-            prompt = Prompt(prompt.id, messages, prompt.source, prompt.author)
+            prompt = replace(prompt, messages=tuple(replace(m, content=redacted(m.content)) for m in prompt.messages))
         text = _normal(text_of(prompt))
         twin = self._twin(text)
         if twin is not None:

@@ -4,9 +4,9 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
+from wuya.database.labeling_tables import Export, ModelVersion, RunRow, uuid7
 from wuya.feedback.bulk import ensure_models
 from wuya.feedback.snapshot import Snapshot
-from wuya.feedback.tables import Export, ModelVersion, RunRow, uuid7
 
 
 def record_export(connection: Connection, snapshot: Snapshot) -> str:

@@ -1,4 +1,4 @@
-"""The labeling queue: claim a task, save a draft, renew or lose a lease, skip, give back (web.md section 6).
+"""The labeling queue: claim a task, save a draft, renew or lose a lease, skip, give back.
 
 A task is open until `target` people have submitted. A claim holds one of its slots for the length of a lease; when the
 lease is over the slot is free again, but whoever comes back in time may still submit. All within one transaction each.
@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, exists, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, exists, insert, or_, select, text, update
 
+from wuya.database.labeling_tables import Assignment, LabelTask, PromptRow, TaskCandidate, User, now, uuid7
 from wuya.errors import DataError
 from wuya.feedback.bulk import Project
 from wuya.feedback.rankings import check_ranks
 from wuya.feedback.rows import messages_from_json
-from wuya.feedback.tables import Assignment, LabelTask, PromptRow, TaskCandidate, User, now, uuid7
 from wuya.records import Candidate, Prompt
 
 SKIPS_TO_REVIEW = 3
 """After so many people skipped a task, it leaves the queue for a look by the lead."""
 DRAFT_HOURS = 24
 """So long after a lease ran out, the same person gets the task back first, with the draft."""
+LONGEST_LEASE = timedelta(hours=24)
+"""Of any project. A lease that ends later was given before the clock was set back, and is over."""
 IN_HAND = ("assigned", "drafting")
 """States of an assignment that somebody works on, and that hold a slot under a lease."""
 
@@ -153,7 +155,7 @@ def _next(connection: Connection, free: Select[Any], user: str) -> str | None:
 
 def late(connection: Connection, *, at: datetime) -> bool:
     """Whether any lease is over whose slot was not freed yet."""
-    query = select(Assignment.id).where(Assignment.state.in_(IN_HAND), Assignment.lease_until < at).limit(1)
+    query = select(Assignment.id).where(Assignment.state.in_(IN_HAND), _is_over(at)).limit(1)
     return connection.execute(query).scalar() is not None
 
 
@@ -163,13 +165,17 @@ def expire(connection: Connection, project: Project, *, at: datetime) -> int:
         select(Assignment.id, Assignment.task_id)
         .join(LabelTask, LabelTask.id == Assignment.task_id)
         .where(LabelTask.project_id == project.id)
-        .where(Assignment.state.in_(IN_HAND), Assignment.lease_until < at)
+        .where(Assignment.state.in_(IN_HAND), _is_over(at))
         .order_by(Assignment.task_id)  # one order for all: no two processes wait for each other
         .with_for_update(skip_locked=True, of=Assignment.__table__)
     ).all()
     for assignment, task in late:
         release(connection, assignment, task, state="expired")
     return len(late)
+
+
+def _is_over(at: datetime) -> ColumnElement[bool]:
+    return or_(Assignment.lease_until < at, Assignment.lease_until > at + LONGEST_LEASE)
 
 
 def save_draft(

@@ -7,9 +7,8 @@ from typing import Any
 from sqlalchemy import Connection, Select, exists, func, select
 from sqlalchemy.orm import aliased
 
-from wuya.feedback.bulk import HUMAN, chunks
-from wuya.feedback.rows import Row, messages_from_json, ranking_to_row
-from wuya.feedback.tables import (
+from wuya.data.messages import parse_tools
+from wuya.database.labeling_tables import (
     Assignment,
     ComparisonRow,
     DemonstrationRow,
@@ -24,7 +23,9 @@ from wuya.feedback.tables import (
     TaskCandidate,
     User,
 )
-from wuya.records import Candidate, Comparison, Demonstration, Feedback, Prompt, Ranking
+from wuya.feedback.bulk import HUMAN, chunks
+from wuya.feedback.rows import Row, messages_from_json, ranking_to_row
+from wuya.records import Candidate, Comparison, Demonstration, Feedback, Message, Prompt, Ranking
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,9 @@ def demonstrations(connection: Connection) -> Iterator[Demonstration]:
     rows = connection.execute(query.where(DemonstrationRow.state == "accepted").order_by(*order)).all()
     for chunk in chunks(rows):
         found = prompts_by_id(connection, sorted({row.prompt_id for row in chunk}))
-        yield from (Demonstration(found[row.prompt_id], row.completion, row.author) for row in chunk)
+        yield from (
+            Demonstration(found[row.prompt_id], Message("assistant", row.completion), row.author) for row in chunk
+        )
 
 
 def comparisons(connection: Connection) -> Iterator[Comparison]:
@@ -217,9 +220,11 @@ def feedback(connection: Connection) -> Iterator[Feedback]:
 
 def prompts_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, Prompt]:
     """Prompts by their ids."""
-    query = select(PromptRow.id, PromptRow.messages, PromptRow.source, PromptRow.source_user_hash)
+    query = select(PromptRow.id, PromptRow.messages, PromptRow.tools, PromptRow.source, PromptRow.source_user_hash)
     return {
-        row.id: Prompt(row.id, messages_from_json(row.messages), row.source, row.source_user_hash)
+        row.id: Prompt(
+            row.id, messages_from_json(row.messages), row.source, row.source_user_hash, parse_tools(row.tools)
+        )
         for row in connection.execute(query.where(PromptRow.id.in_(ids)))
     }
 

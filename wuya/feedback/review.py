@@ -8,15 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, insert, select, update
 
-from wuya.errors import DataError
-from wuya.feedback.bulk import Label, insert_rows, label_rows
-from wuya.feedback.label_schema import complete_labels
-from wuya.feedback.queue import Closed, NotThere, assignment_row, candidates_of
-from wuya.feedback.reading import labels_of
-from wuya.feedback.submission import check_order
-from wuya.feedback.tables import (
+from wuya.database.labeling_tables import (
     Assignment,
     DemonstrationRow,
     LabelProject,
@@ -27,6 +21,12 @@ from wuya.feedback.tables import (
     Review,
     uuid7,
 )
+from wuya.errors import DataError
+from wuya.feedback.bulk import Label, insert_rows, label_rows
+from wuya.feedback.label_schema import complete_labels
+from wuya.feedback.queue import Closed, NotThere, assignment_row, candidates_of
+from wuya.feedback.reading import labels_of
+from wuya.feedback.submission import check_order
 
 Decision = Literal["accept", "revise", "reject"]
 GOLD_TARGET = 1_000_000
@@ -205,9 +205,3 @@ def last_note(connection: Connection, assignment_id: str) -> str:
     """What the last reviewer wrote."""
     query = select(Review.note).where(Review.assignment_id == assignment_id).order_by(Review.id.desc()).limit(1)
     return str(connection.execute(query).scalar() or "")
-
-
-def num_finals(connection: Connection, project_id: str) -> int:
-    """Tasks of a project that a reviewer decided."""
-    query = select(func.count()).select_from(RankingRow).join(LabelTask, LabelTask.id == RankingRow.task_id)
-    return int(connection.execute(query.where(LabelTask.project_id == project_id, RankingRow.is_final)).scalar_one())

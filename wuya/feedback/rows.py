@@ -4,29 +4,38 @@ Times are left out of the rows that are trained on, so that the same votes alway
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wuya.data.messages import parse_messages, parse_tools, plain_messages, plain_tools
 from wuya.records import Candidate, Comparison, Demonstration, Feedback, Message, Prompt, Ranking
 
 SCHEMA_VERSION = 1
 Row = dict[str, Any]
 
 
-def messages_to_json(messages: Sequence[Message]) -> list[dict[str, str]]:
+def messages_to_json(messages: Sequence[Message]) -> list[Row]:
     """Messages as the OpenAI API writes them."""
-    return [{"role": m.role, "content": m.content} for m in messages]
+    return plain_messages(messages)
 
 
-def messages_from_json(value: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
+def messages_from_json(value: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
     """Inverse of `messages_to_json`, for what we wrote ourselves."""
-    return tuple(Message(m["role"], m["content"]) for m in value)
+    return parse_messages(list(value)) if value else ()
 
 
 def prompt_to_row(prompt: Prompt) -> Row:
-    """{id, prompt, source, author}; what is empty is left out."""
-    row: Row = {"id": prompt.id, "prompt": messages_to_json(prompt.messages)}
-    return row | {k: v for k, v in (("source", prompt.source), ("author", prompt.author)) if v}
+    """{id, prompt, source, author, tools}; what is empty is left out."""
+    row: Row = {"id": prompt.id, "prompt": plain_messages(prompt.messages)}
+    row |= {k: v for k, v in (("source", prompt.source), ("author", prompt.author)) if v}
+    return row | ({"tools": plain_tools(prompt.tools)} if prompt.tools else {})
+
+
+def prompt_from_row(row: Mapping[str, Any]) -> Prompt:
+    """Inverse of `prompt_to_row`."""
+    tools = parse_tools(row.get("tools"))
+    messages = messages_from_json(row["prompt"])
+    return Prompt(row["id"], messages, row.get("source", ""), row.get("author", ""), tools)
 
 
 def candidate_to_row(candidate: Candidate) -> Row:

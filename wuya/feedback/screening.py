@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, func, select, update
 
+from wuya.database.labeling_tables import LabelTask, PromptRow
 from wuya.errors import DataError
 from wuya.feedback.bulk import chunks
-from wuya.feedback.tables import LabelTask, PromptRow
 
 PromptState = Literal["new", "approved", "rejected"]
 

@@ -6,16 +6,16 @@ refused.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from wuya.data.frozen import frozen_manifest, manifest_of
 from wuya.errors import DataError
 from wuya.feedback.data_card import CardFacts, counted, data_card
 from wuya.feedback.rows import SCHEMA_VERSION
-from wuya.files import sha256_file, to_json, write_atomic
+from wuya.files import to_json, write_atomic
 
 Kind = Literal["sft", "rm_rankings", "rm_pairs", "dpo", "kto", "prompts", "feedback", "raw"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -51,7 +51,7 @@ def write_snapshot(
     write_atomic(path, content)
     snapshot = Snapshot(path, kind, len(lines), digest, dict(filter or {}))
     manifest = asdict(snapshot) | {"path": path.name}
-    write_atomic(path.with_suffix(".manifest.json"), to_json(manifest, indent=1) + "\n")
+    write_atomic(manifest_of(path), to_json(manifest, indent=1) + "\n")
     card = data_card(
         facts, kind=kind, name=path.name, sha256=digest, schema_version=SCHEMA_VERSION, chosen=snapshot.filter
     )
@@ -62,16 +62,9 @@ def write_snapshot(
 def open_snapshot(path: Path) -> Snapshot:
     """The snapshot a file is, after checking that not a byte has changed. Raises: DataError."""
     path = Path(path)
-    manifest = path.with_suffix(".manifest.json")
-    for file in (path, manifest):
+    for file in (path, manifest_of(path)):
         if not file.is_file():
             raise DataError(f"`{path}` is not a snapshot", found=f"no `{file.name}`")
-    row = json.loads(manifest.read_text(encoding="utf-8"))
-    found = sha256_file(path)
-    if found != row["sha256"]:
-        raise DataError(
-            f"`{path}` was changed after it was frozen",
-            found=f"sha256 {found[:12]}, frozen as {row['sha256'][:12]}",
-            hint="export it again; never edit a snapshot",
-        )
+    row = frozen_manifest(path)
+    assert row is not None
     return Snapshot(path, row["kind"], row["num_rows"], row["sha256"], row["filter"], row["schema_version"])

@@ -10,7 +10,8 @@ It takes and returns the frozen records of `wuya.records`. Training never reads 
 reads, and records the hash. Several processes may use one SQLite file; PostgreSQL is a URL away.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,18 @@ from typing import Any, Self
 
 from sqlalchemy import Engine, func, insert, select, update
 
+from wuya.database.connection import open_engine, writing
+from wuya.database.connection import reading as read_transaction
+from wuya.database.labeling_tables import (
+    Base,
+    ComparisonRow,
+    DemonstrationRow,
+    LabelProject,
+    MessageFeedback,
+    now,
+    uuid7,
+)
+from wuya.errors import DataError
 from wuya.feedback import exports, provenance, queue, reading, rows, submission
 from wuya.feedback.bulk import (
     Answers,
@@ -31,20 +44,10 @@ from wuya.feedback.bulk import (
     insert_rows,
 )
 from wuya.feedback.comparisons import DEFAULT_WEIGHTS
-from wuya.feedback.database import open_engine, writing
-from wuya.feedback.database import reading as read_transaction
+from wuya.feedback.identity import UnnamedVotes, settled_prompts
 from wuya.feedback.queue import LabelingTask
 from wuya.feedback.reading import RawRanking, Selection
 from wuya.feedback.snapshot import Kind, Snapshot, write_snapshot
-from wuya.feedback.tables import (
-    Base,
-    ComparisonRow,
-    DemonstrationRow,
-    LabelProject,
-    MessageFeedback,
-    now,
-    uuid7,
-)
 from wuya.files import sha256_json
 from wuya.records import Comparison, Demonstration, Feedback, Prompt, Ranking
 
@@ -90,8 +93,10 @@ class FeedbackStore:
         """Add answers that people wrote; how many were new."""
         count = 0
         with writing(self._engine) as connection:
-            for chunk in chunks(demonstrations):
-                ensure_prompts(connection, (d.prompt for d in chunk))
+            for raw in chunks(demonstrations):
+                prompts = settled_prompts(connection, [d.prompt for d in raw])
+                chunk = [replace(_text_only(d), prompt=prompt) for d, prompt in zip(raw, prompts, strict=True)]
+                ensure_prompts(connection, prompts)
                 keyed = {(d.prompt.id, d.labeler, rows.sha256_text(d.completion)): d for d in chunk}
                 columns = DemonstrationRow.prompt_id, DemonstrationRow.author, DemonstrationRow.completion_sha256
                 known = select(*columns).where(DemonstrationRow.prompt_id.in_([d.prompt.id for d in chunk]))
@@ -105,21 +110,33 @@ class FeedbackStore:
                 count += len(new)
         return count
 
-    def add_rankings(self, rankings: Iterable[Ranking], *, project: str = DEFAULT_PROJECT) -> int:
-        """Add finished rankings (simulated or imported) with their prompts and answers; how many were new."""
-        count = 0
+    def add_rankings(
+        self,
+        rankings: Iterable[Ranking],
+        *,
+        project: str = DEFAULT_PROJECT,
+        refuse: Callable[[DataError], None] | None = None,
+    ) -> int:
+        """Add finished rankings (simulated or imported) with their prompts and answers; how many were new.
+
+        Args:
+            refuse: called for a ranking that can't be kept, which is left out; by default the first one raises.
+        """
+        count, unnamed = 0, UnnamedVotes()
         with writing(self._engine) as connection:
             found = ensure_project(connection, project)
             for chunk in chunks(rankings):
-                count += insert_rankings(connection, found, chunk)
+                count += insert_rankings(connection, found, chunk, unnamed=unnamed, refuse=refuse)
         return count
 
     def add_comparisons(self, comparisons: Iterable[Comparison], *, source: str = "compare") -> int:
         """Add decided pairs of the chat or of an evaluation; how many were new. `source`: of those that name none."""
         count = 0
         with writing(self._engine) as connection:
-            for chunk in chunks(comparisons):
-                ensure_prompts(connection, (c.prompt for c in chunk))
+            for raw in chunks(comparisons):
+                prompts = settled_prompts(connection, [c.prompt for c in raw])
+                chunk = [replace(c, prompt=prompt) for c, prompt in zip(raw, prompts, strict=True)]
+                ensure_prompts(connection, prompts)
                 users = ensure_users(connection, {c.labeler for c in chunk if c.labeler})
                 keyed = {sha256_json([c.source or source, rows.comparison_to_row(c)]): c for c in chunk}
                 known = select(ComparisonRow.dedupe_key).where(ComparisonRow.dedupe_key.in_(keyed))
@@ -145,9 +162,10 @@ class FeedbackStore:
     def add_feedback(self, feedback: Feedback, *, user: str = "", message_id: str = "") -> str:
         """Write what a user said about an answer; a second opinion on the same message replaces the first. Its id."""
         with writing(self._engine) as connection:
-            ensure_prompts(connection, [feedback.prompt])
+            [prompt] = settled_prompts(connection, [feedback.prompt])
+            ensure_prompts(connection, [prompt])
             user_id = ensure_users(connection, [user])[user] if user else None
-            message_id = message_id or sha256_json([feedback.prompt.id, feedback.completion])
+            message_id = message_id or sha256_json([prompt.id, feedback.completion])
             values = {
                 "value": feedback.value,
                 "reasons": list(feedback.reasons),
@@ -160,7 +178,7 @@ class FeedbackStore:
                 connection.execute(update(MessageFeedback).where(MessageFeedback.id == id).values(**values))
                 return str(id)
             id = uuid7()
-            named = {"id": id, "message_id": message_id, "prompt_id": feedback.prompt.id, "user_id": user_id}
+            named = {"id": id, "message_id": message_id, "prompt_id": prompt.id, "user_id": user_id}
             connection.execute(insert(MessageFeedback).values(**named, completion=feedback.completion, **values))
             return id
 
@@ -345,3 +363,13 @@ class FeedbackStore:
         """A checkpoint and its ancestors, newest first: name, kind, round, path, parent, reward model, data hash."""
         with read_transaction(self._engine) as connection:
             return provenance.lineage(connection, name)
+
+
+def _text_only(demonstration: Demonstration) -> Demonstration:
+    """Refuse an answer whose meaning the table of demonstrations can't hold."""
+    if demonstration.answer.tool_calls or demonstration.answer.reasoning:
+        raise DataError(
+            f"the demonstration of prompt {demonstration.prompt.id!r} has tool calls or reasoning",
+            hint="the store keeps answers as text; give such demonstrations to `wuya sft` as a file",
+        )
+    return demonstration

@@ -11,14 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
-from wuya.errors import DataError
-from wuya.feedback import gold
-from wuya.feedback.bulk import Label, insert_rows, label_rows
-from wuya.feedback.label_schema import complete_labels
-from wuya.feedback.queue import IN_HAND, Closed, DraftConflict, assignment_row, candidates_of, regain_slot
-from wuya.feedback.rankings import check_ranks, order_agreement
-from wuya.feedback.rows import sha256_text
-from wuya.feedback.tables import (
+from wuya.database.labeling_tables import (
     Assignment,
     DemonstrationRow,
     LabelProject,
@@ -29,6 +22,13 @@ from wuya.feedback.tables import (
     User,
     uuid7,
 )
+from wuya.errors import DataError
+from wuya.feedback import gold
+from wuya.feedback.bulk import Label, insert_rows, label_rows
+from wuya.feedback.label_schema import complete_labels
+from wuya.feedback.queue import IN_HAND, Closed, DraftConflict, assignment_row, candidates_of, regain_slot
+from wuya.feedback.rankings import check_ranks, order_agreement
+from wuya.feedback.rows import sha256_text
 
 RANKED = ("ranking", "pairwise")
 """Types of tasks whose answer is an order."""

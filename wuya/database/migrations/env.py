@@ -1,8 +1,8 @@
-"""Runs migrations on the connection that `wuya.feedback.database.upgrade` hands over, inside its transaction."""
+"""Runs migrations on the connection that `wuya.database.connection.upgrade` hands over, inside its transaction."""
 
 from alembic import context
 
-from wuya.feedback.tables import Base
+from wuya.database.labeling_tables import Base
 
 connection = context.config.attributes["connection"]
 context.configure(

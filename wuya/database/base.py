@@ -1,4 +1,4 @@
-"""What every table is made of: ids, UTC times, constraint names. Tables: `feedback/tables.py`, `web/tables.py`."""
+"""What every table is made of: ids, UTC times, constraint names."""
 
 import secrets
 import threading

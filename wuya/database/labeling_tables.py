@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from wuya.feedback.base import ID, Base, UtcTime, id_column, now, reference, uuid7
+from wuya.database.base import ID, Base, UtcTime, id_column, now, reference, uuid7
 
 __all__ = ["HEAD", "Base", "UtcTime", "now", "uuid7"]
 
-HEAD = "0004"
+HEAD = "0006"
 """The newest migration; a test holds it to the files in migrations/versions."""
 
 
@@ -47,6 +47,7 @@ class PromptRow(Base):
     source_user_hash: Mapped[str] = mapped_column(default="", index=True, doc="who wrote it; splits are by this")
     kind: Mapped[str] = mapped_column(default="plain", doc="plain, few_shot, user_based")
     messages: Mapped[list[Any]] = mapped_column(doc="[{role, content}, ...], ends where the assistant should answer")
+    tools: Mapped[list[Any] | None] = mapped_column(JSON, doc="functions the assistant may call, in OpenAI's form")
     lang: Mapped[str | None]
     category: Mapped[str | None]
     split: Mapped[str | None] = mapped_column(doc="train, val, test")

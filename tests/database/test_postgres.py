@@ -14,14 +14,14 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
 from tests.databases import postgres_server
+from wuya.database.connection import open_engine, reading, upgrade
+from wuya.database.labeling_tables import Base
 from wuya.errors import DataError, RunError
-from wuya.feedback.database import open_engine, reading, upgrade
 from wuya.feedback.store import FeedbackStore
-from wuya.feedback.tables import Base
 from wuya.records import Candidate, Comparison, Demonstration, Feedback, Message, Prompt, Ranking
 
 pytest.importorskip("psycopg", reason="psycopg is not installed (pip install 'wuya[postgres]')")
-pytest.importorskip("wuya.web.tables")  # the service's tables live in the same database
+pytest.importorskip("wuya.database.service_tables")  # the service's tables live in the same database
 pytestmark = pytest.mark.slow  # starting a server takes as long as a hundred other tests
 
 
@@ -80,7 +80,7 @@ def test_everything_said_comes_out_again(url: str, tmp_path: Path) -> None:
         ]
         assert (store.add_rankings(given), store.add_rankings(given)) == (2, 0)
         assert list(store.rankings()) == given
-        assert store.add_demonstrations([Demonstration(prompt("p1"), "answer", "ann")]) == 1
+        assert store.add_demonstrations([Demonstration(prompt("p1"), Message("assistant", "answer"), "ann")]) == 1
         assert store.add_comparisons([Comparison(prompt("p2"), "good", "bad", "bob", "g")]) == 1
         thumb = Feedback(prompt("p2"), "bad", -1, ("rude",))
         store.add_feedback(thumb, user="eve")

@@ -1,17 +1,19 @@
 """Opening the feedback database: SQLite or PostgreSQL by URL, migrated under a lock, errors in words."""
 
+import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, OperationalError
 from sqlalchemy.pool import StaticPool
 
+from wuya.database.labeling_tables import HEAD
 from wuya.errors import ConfigError, DataError, RunError, RunLocked
-from wuya.feedback.tables import HEAD
 from wuya.files import make_folder
 
 BUSY_SECONDS = 30.0
@@ -25,7 +27,7 @@ def open_engine(url: str | Path) -> Engine:
     memory = parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:")
     if parsed.get_backend_name() == "sqlite":
         if not memory:
-            make_folder(Path(parsed.database or "").parent)
+            _make_private_file(Path(parsed.database or ""))
         engine = create_engine(
             parsed, poolclass=StaticPool if memory else None, connect_args={"check_same_thread": False}
         )
@@ -95,6 +97,13 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         command.upgrade(config, revision)
 
 
+def _make_private_file(path: Path) -> None:
+    """An empty SQLite file for its owner only; the files SQLite puts beside it get the same rights."""
+    make_folder(path.parent)
+    with suppress(OSError):  # SQLite says better what is wrong
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
 def _version(connection: Connection) -> str | None:
     """The schema's revision, None for a database without ours."""
     if not inspect(connection).has_table("alembic_version"):
@@ -150,10 +159,12 @@ def _database_errors(url: URL) -> Iterator[None]:
             raise RunLocked(
                 f"`{_shown(url)}` stays locked by another process", found=reason, hint="wait for it, or stop it"
             ) from error
-        if "not a database" in reason or "malformed" in reason:
+        if "not a database" in reason:
             raise DataError(
                 f"`{_shown(url)}` is not an SQLite database", found=reason, hint="name another file"
             ) from error
+        if "malformed" in reason:
+            raise damaged(url, reason) from error
         if "readonly" in reason or "unable to open" in reason:
             raise RunError(
                 f"can't write `{_shown(url)}`",
@@ -168,6 +179,30 @@ def _database_errors(url: URL) -> Iterator[None]:
             raise DataError(
                 "PostgreSQL can't keep a text with a NUL character", found=reason.splitlines()[0]
             ) from error
+        if isinstance(error, IntegrityError) and ("UNIQUE" in reason or "duplicate key" in reason):
+            raise DataError("this name or id is taken already", found=reason.splitlines()[0]) from error
         if isinstance(error, OperationalError) and url.get_backend_name() == "postgresql":
             raise RunError(f"can't reach the database {_shown(url)}", found=reason.splitlines()[0]) from error
         raise
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:  # text that this database never wrote
+        raise damaged(url, str(error)) from error
+
+
+def damaged(url: URL, found: str) -> DataError:
+    """The refusal of a database whose file was changed by something that is not a database."""
+    name = _shown(url)
+    return DataError(
+        f"the database `{name}` is damaged",
+        found=found[:200],
+        hint=f"put a backup back (`ls {Path(name).parent / 'backups'}`), or save what can be read: "
+        f"`sqlite3 {name} .recover | sqlite3 recovered.db`",
+    )
+
+
+def check_pages(engine: Engine) -> None:
+    """Read an SQLite file once and refuse a damaged one; PostgreSQL looks after its own. Raises: DataError."""
+    if engine.dialect.name == "sqlite":
+        with reading(engine) as connection:
+            found = str(connection.execute(text("PRAGMA quick_check(1)")).scalar())
+        if found != "ok":
+            raise damaged(engine.url, found)

@@ -13,13 +13,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, insert, inspect, text
 
+from wuya.database import connection as database
+from wuya.database.connection import open_engine, reading, upgrade, writing
+from wuya.database.labeling_tables import HEAD, Base, User, uuid7
 from wuya.errors import ConfigError, DataError, RunError
-from wuya.feedback import database
-from wuya.feedback.database import open_engine, reading, upgrade, writing
 from wuya.feedback.store import FeedbackStore
-from wuya.feedback.tables import HEAD, Base, User, uuid7
 
-pytest.importorskip("wuya.web.tables")  # the service's tables live in the same database
+pytest.importorskip("wuya.database.service_tables")  # the service's tables live in the same database
 
 MIGRATIONS = Path(database.__file__).parent / "migrations"
 
