@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
-from wuya.feedback.database import open_engine, reading, writing
+from wuya.database.connection import open_engine, reading, writing
+from wuya.database.service_tables import AuditRow, ChatMessage, Conversation, RateBucket, Share
 from wuya.feedback.store import FeedbackStore
 from wuya.web import audit
 from wuya.web.accounts import flows, store, totp
 from wuya.web.accounts.throttle import FREE, LoginThrottle
 from wuya.web.service import Service
-from wuya.web.tables import AuditRow, ChatMessage, Conversation, RateBucket, Share
 
 PASSWORD = "ravens solve puzzles"
 
@@ -279,7 +279,8 @@ def test_a_second_factor(client: TestClient, service: Service, monkeypatch: pyte
 
     wrong = {"secret": offered["secret"], "code": "000000" if code() != "000000" else "000001"}
     assert user.post("/api/auth/totp/enable", json=wrong).json()["code"] == "wrong_code"
-    assert user.post("/api/auth/totp/enable", json=wrong | {"code": code()}).status_code == 204
+    right = wrong | {"code": code(), "password": PASSWORD}
+    assert user.post("/api/auth/totp/enable", json=right).status_code == 204
     me = user.get("/api/me").json()
     assert me["totp"] and me["has_password"]
     with reading(service.database) as connection:

@@ -1,5 +1,7 @@
 """A canary answers its share of the chats, each chat always by the same version, until it is promoted or ended."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,13 @@ from starlette.testclient import TestClient
 
 from tests.web.chat.conftest import new_chat
 from tests.web.test_runs import make_run
-from wuya.feedback.database import reading
-from wuya.feedback.tables import ModelVersion
+from wuya.database.connection import reading
+from wuya.database.labeling_tables import ModelVersion
+from wuya.database.service_tables import ChatMessage, Generation
 from wuya.inference.backends.fake import FakeEngine
 from wuya.web.engines import promoted
 from wuya.web.service import Service
 from wuya.web.settings import Settings
-from wuya.web.tables import ChatMessage, Generation
 from wuya.web.traffic import Share
 
 Json = dict[str, Any]
@@ -65,6 +67,14 @@ def test_a_larger_share_only_moves_chats_towards_the_canary() -> None:
     assert other != {chat for chat in chats if Share("v", 50).has(chat)}, "each canary meets other chats"
 
 
+def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for what the server does after it has answered."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_a_share_of_the_chats_and_always_the_same_ones(
     client: TestClient, service: Service, engine: FakeEngine, versions: dict[str, str]
 ) -> None:
@@ -81,8 +91,8 @@ def test_a_share_of_the_chats_and_always_the_same_ones(
     assert aliases == {"ppo@canary" if name == "next" else "ppo" for name in expected.values()}
     opinions = client.get("/api/registry").json()["opinions"]
     assert sum(found["answers"] for found in opinions.values()) == 24
-    usage = client.get("/api/usage").json()["items"]
-    assert {row["model"] for row in usage} == {"ppo"} and sum(row["requests"] for row in usage) == 24
+    until(lambda: sum(row["requests"] for row in client.get("/api/usage").json()["items"]) == 24)
+    assert {row["model"] for row in client.get("/api/usage").json()["items"]} == {"ppo"}
 
 
 def test_nobody_can_ask_for_a_canary_by_name(client: TestClient, versions: dict[str, str]) -> None:

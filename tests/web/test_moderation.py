@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from wuya.feedback.database import reading, writing
+from wuya.database.connection import reading, writing
+from wuya.database.service_tables import ChatMessage, Conversation
 from wuya.web.errors import ApiError
 from wuya.web.moderation import store
 from wuya.web.moderation.moderator import moderator_of
 from wuya.web.moderation.rules import Rule, WordRules, fold
 from wuya.web.service import Service
-from wuya.web.tables import ChatMessage, Conversation
 
 RULE = {"name": "bombs", "stages": ["input", "output"], "action": "block", "words": ["build a bomb", "\u70b8\u5f39"]}
 

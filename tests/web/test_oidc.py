@@ -16,7 +16,8 @@ pytest.importorskip("joserfc", reason="the extra `oidc` is not installed")
 
 from tests.web.conftest import LiveServer, shoot
 from tests.web.openid_provider import CLIENT, SECRET, OpenIdProvider
-from wuya.feedback.database import reading, writing
+from wuya.database.connection import reading, writing
+from wuya.database.service_tables import Identity, OneTimeToken
 from wuya.inference.backends.fake import FakeEngine
 from wuya.web import audit
 from wuya.web.accounts import passwords, store, totp
@@ -26,7 +27,6 @@ from wuya.web.app import create_app
 from wuya.web.serve import ServeConfig
 from wuya.web.service import Service
 from wuya.web.settings import OidcSettings, Settings
-from wuya.web.tables import Identity, OneTimeToken
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Reading certificates takes longer than a request to this machine."""
@@ -159,14 +159,14 @@ def test_new_people_follow_the_rules_of_joining(client: TestClient, service: Ser
     refused(sign_in(client), 403, "sign-up is closed", client)
     sign_up(service, "invite")
     refused(sign_in(client), 403, "You need an invitation", client)
+    admin = add_user(service, "ann@example.org", role="admin")
     with writing(service.database) as connection:
-        store.make_link_token(connection, "invite", role="labeler", email="Bo@Example.org")
-        store.make_link_token(connection, "invite", role="admin", email="other@example.org")
-        store.make_link_token(connection, "invite", role="admin")
+        for role, email in (("labeler", "Bo@Example.org"), ("admin", "other@example.org"), ("admin", "")):
+            store.make_link_token(connection, "invite", role=role, email=email, created_by=admin)
     assert sign_in(client).headers["location"] == "/"
     me = client.get("/api/me").json()
     assert not me["has_password"]
-    assert (me["email"], me["name"], me["role"]) == ("bo@example.org", "Bo", "labeler")
+    assert (me["email"], me["name"], me["role"]) == ("bo@example.org", "Bo 2", "labeler"), "the name Bo is taken"
     with reading(service.database) as connection:
         assert len(store.open_invitations(connection)) == 2, "the invitation for this address is used up"
     client.cookies.clear()
@@ -278,7 +278,7 @@ def test_failures_are_slowed_down_as_passwords_are(
     throttle = LoginThrottle(service.database, clock=lambda: 1e9)
     service.put(throttle)
     for n in range(50):
-        throttle.enter(f"account {n}", "")
+        throttle.enter(f"account {n}", "127.0.0.0/24")
     answer = sign_in(client)
     assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
     assert "/token" not in provider.asked

@@ -71,13 +71,31 @@ def test_the_key_file_is_made_once_and_for_its_owner_only(tmp_path: Path) -> Non
 
 
 def test_other_machines_need_accounts_and_https() -> None:
-    with pytest.raises(ConfigError, match="without signing in"):
+    with pytest.raises(ConfigError, match="nobody signs in"):
         serve.ServeConfig(host="0.0.0.0")
     with pytest.raises(ConfigError, match="in the open"):
         serve.ServeConfig(host="0.0.0.0", accounts=True)
     with pytest.raises(ConfigError, match="in the open"):
         serve.ServeConfig(host="0.0.0.0", accounts=True, public_url="http://chat.example.org")
     serve.ServeConfig(host="0.0.0.0", accounts=True, public_url="https://chat.example.org")
+
+
+@pytest.mark.parametrize(
+    "public_url", ["https://chat.example.org", "http://10.0.0.7:8000", "https://[2001:db8::1]/wuya"]
+)
+def test_a_public_address_without_accounts_is_refused(public_url: str) -> None:
+    """Behind a reverse proxy the service listens on loopback, and every stranger would be the one user, the admin."""
+    with pytest.raises(ConfigError, match="admin: nobody signs in"):
+        serve.ServeConfig(public_url=public_url)
+    serve.ServeConfig(public_url="http://localhost:9000/wuya")
+    serve.ServeConfig(public_url=public_url, open_to_everyone=True)
+    with pytest.raises(ConfigError, match="exclude each other"):
+        serve.ServeConfig(public_url=public_url, open_to_everyone=True, accounts=True)
+
+
+def test_only_loopback_and_the_public_host_are_answered(tmp_path: Path) -> None:
+    config = serve.ServeConfig(workspace=tmp_path, accounts=True, public_url="https://chat.example.org")
+    assert set(config.settings({}).host_names) == {"127.0.0.1", "localhost", "[::1]", "chat.example.org"}
 
 
 def test_the_public_address_sets_host_prefix_and_secure_cookies(tmp_path: Path) -> None:
@@ -117,7 +135,9 @@ class TestBehindAProxy:
 
     @pytest.fixture
     def settings(self, tmp_path: Path) -> Settings:
-        config = serve.ServeConfig(workspace=tmp_path, public_url="https://chat.example.org/wuya")
+        config = serve.ServeConfig(
+            workspace=tmp_path, public_url="https://chat.example.org/wuya", open_to_everyone=True
+        )
         return config.settings({})
 
     @pytest.mark.parametrize("prefix", ["", "/wuya"])
@@ -134,3 +154,18 @@ class TestBehindAProxy:
 
     def test_a_path_that_only_begins_alike_is_not_the_prefix(self, client: TestClient) -> None:
         assert client.get("/wuyax", headers={"host": "chat.example.org"}).status_code == 404
+
+
+def test_transactions_that_write_are_timed_and_those_that_read_are_not(client: TestClient, service: Service) -> None:
+    def count() -> float:
+        text = client.get("/metrics").text
+        return float(
+            next(line for line in text.splitlines() if line.startswith("wuya_db_write_seconds_count")).split()[1]
+        )
+
+    client.get("/api/conversations")
+    before = count()
+    client.get("/api/conversations")
+    assert count() == before
+    client.post("/api/conversations", json={})
+    assert count() > before

@@ -1,5 +1,6 @@
 """Runs: folders and reports become curves and samples; the registry promotes and rolls back without a gap."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.web.conftest import shoot
-from wuya.feedback.database import writing
+from wuya.database.connection import writing
+from wuya.database.service_tables import ApiKey
 from wuya.inference.backends.fake import FakeEngine
 from wuya.web.runs.folders import RunFolders
 from wuya.web.runs.registry import answering
@@ -16,7 +18,6 @@ from wuya.web.runs.thin import thin
 from wuya.web.runs.watching import last_turn, series
 from wuya.web.service import Service
 from wuya.web.settings import Settings
-from wuya.web.tables import ApiKey
 
 
 def make_run(root: Path, name: str, *, steps: int = 30, parents: dict[str, Any] | None = None) -> Path:
@@ -244,3 +245,12 @@ def test_curves_grow_while_somebody_watches(live_server: Any, page: Any, root: P
     with folder.joinpath("metrics.jsonl").open("a") as file:
         file.write('{"step": 201, "time": 1201.0, "objective/kl": 99.0, "loss": 0.001}\n')
     chart.locator(".chart-readout").get_by_text("99").wait_for()
+
+
+def test_a_spreadsheet_runs_nothing_of_a_runs_figures(client: TestClient, root: Path) -> None:
+    folder = make_run(root, "demo/ppo")
+    row = {"step": 31, "time": 1.0, '=HYPERLINK("x")': 1.0, "@a": 2.0, 'q"uote': 3.0, "loss": 1.0}
+    with folder.joinpath("metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    head = client.get("/api/runs/demo~ppo/metrics.csv").text.splitlines()[0]
+    assert {'\'=HYPERLINK("x")', "'@a", 'q"uote', "loss"} <= set(next(csv.reader([head])))

@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from tests.inference.naive import sharp_model
 from tests.web.chat.conftest import new_chat
-from wuya.models.checkpoint import save_checkpoint
+from wuya.checkpoints.checkpoint import save_checkpoint
 from wuya.models.reward_model import ScalarModel
 from wuya.tokenizer.bpe import train_tokenizer
 from wuya.web.moderation.moderator import moderator_of

@@ -17,13 +17,14 @@ from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 import wuya
-from wuya.feedback.database import open_engine, writing
-from wuya.inference.backends.protocol import Engine
+from wuya.database.connection import open_engine, writing
+from wuya.inference.backends.protocol import ServingEngine
 from wuya.web import openapi, pages
 from wuya.web.accounts.auth import ME, Viewer, current_viewer
 from wuya.web.accounts.store import ensure_single_user
 from wuya.web.errors import add_error_handlers
 from wuya.web.routing import routes_of
+from wuya.web.sane_json import SaneJSONResponse
 from wuya.web.security import ApiCors, Shield
 from wuya.web.service import Service
 from wuya.web.settings import Settings
@@ -32,7 +33,7 @@ AREAS = ("accounts", "chat", "api", "labeling", "runs", "moderation", "operation
 """Folders of web/, in the order of their routes."""
 
 
-def create_app(settings: Settings, *, engine: Engine, database: str | Path) -> FastAPI:
+def create_app(settings: Settings, *, engine: ServingEngine, database: str | Path) -> FastAPI:
     """An application that serves `engine`'s models and keeps everything in `database` (a URL, or an SQLite file)."""
     service = Service(settings, engine, open_engine(database))
     modules = [
@@ -57,6 +58,7 @@ def create_app(settings: Settings, *, engine: Engine, database: str | Path) -> F
         version=wuya.__version__,
         description="The service of wuya: `/v1` speaks OpenAI's protocol, `/api` is what the pages use.",
         lifespan=lifespan,
+        default_response_class=SaneJSONResponse,
         docs_url=None,  # Swagger's and ReDoc's pages load scripts of other hosts
         redoc_url=None,
     )

@@ -11,13 +11,18 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, text
 from starlette.requests import Request
 
-from wuya.feedback.tables import now
+from wuya.database.labeling_tables import now
+from wuya.database.service_tables import AuditRow
 from wuya.files import to_json
+from wuya.web.accounts import store
 from wuya.web.accounts.auth import Viewer, ip_prefix
 from wuya.web.service import Service
-from wuya.web.tables import AuditRow
 
 _LOCK = 0x61756469  # "audi"
+HEAD = "audit_head"
+"""Setting with the number of the newest row and a keyed hash of it."""
+NEW_KEY = "key.new"
+"""The service's key was lost and an admin of the machine started it with a new one."""
 
 
 def record(
@@ -48,7 +53,10 @@ def record(
         "diff": dict(diff or {}),
         "prev_hash": last.hash if last else "",
     }
-    connection.execute(insert(AuditRow).values(**row, hash=row_hash(service.settings.secret, row)))
+    hashed = row_hash(service.settings.secret, row)
+    connection.execute(insert(AuditRow).values(**row, hash=hashed))
+    head = {"seq": row["seq"], "mark": _mark(service.settings.secret, row["seq"], hashed)}
+    store.set_setting(connection, HEAD, head)
 
 
 def row_hash(secret: bytes, row: Mapping[str, Any]) -> str:
@@ -57,15 +65,27 @@ def row_hash(secret: bytes, row: Mapping[str, Any]) -> str:
     return hmac.new(secret, to_json(content, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 
+def _mark(secret: bytes, seq: int, hashed: str) -> str:
+    return hmac.new(secret, f"audit head {seq} {hashed}".encode(), hashlib.sha256).hexdigest()
+
+
 def verify(connection: Connection, secret: bytes) -> tuple[int, int | None]:
-    """How many rows there are, and the number of the first that was changed (None: all are as they were written)."""
+    """How many rows there are, and the number of the first that was changed (None: all are as they were written).
+
+    Rows before the last `key.new` were hashed with a key that is lost: of those only the chain is checked. The head,
+    kept apart, tells when the newest rows are gone.
+    """
     before, count = "", 0
+    renewed = connection.execute(select(func.max(AuditRow.seq)).where(AuditRow.action == NEW_KEY)).scalar() or 0
     for row in connection.execute(select(AuditRow.__table__).order_by(AuditRow.seq)).mappings():
         count += 1
-        expected = row_hash(secret, dict(row))
-        if row["seq"] != count or row["prev_hash"] != before or not hmac.compare_digest(expected, row["hash"]):
+        is_own = row["seq"] < renewed or hmac.compare_digest(row_hash(secret, dict(row)), row["hash"])
+        if row["seq"] != count or row["prev_hash"] != before or not is_own:
             return count, int(row["seq"])
         before = row["hash"]
+    head = store.setting(connection, HEAD, None)
+    if head and not (head.get("seq") == count and hmac.compare_digest(_mark(secret, count, before), head["mark"])):
+        return count, count + 1
     return count, None
 
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 from sqlalchemy import Connection, RowMapping, select
 
+from wuya.database.labeling_tables import ModelVersion
+from wuya.database.service_tables import ChatComparison, ChatFeedback, ChatMessage, Conversation, ServiceSetting
 from wuya.feedback.chats import ChatComparison as Given
 from wuya.feedback.chats import chat_prompt, replace_chat, withdraw_chat
 from wuya.feedback.comparisons import ChatMessage as ChatNode
 from wuya.feedback.comparisons import comparisons_of_chat
-from wuya.feedback.tables import ModelVersion
 from wuya.records import Feedback, Message, Prompt
-from wuya.web.tables import ChatComparison, ChatFeedback, ChatMessage, Conversation, ServiceSetting
 from wuya.web.tree import Tree, tree_of
 
 Rows = Mapping[str, RowMapping]

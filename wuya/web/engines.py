@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from sqlalchemy import select
 
+from wuya.checkpoints.known_models import is_there
 from wuya.console import say
+from wuya.database.connection import open_engine, reading
+from wuya.database.labeling_tables import ModelAlias, ModelVersion
 from wuya.errors import ConfigError
-from wuya.feedback.database import open_engine, reading
-from wuya.feedback.tables import ModelAlias, ModelVersion
-from wuya.inference.backends.protocol import Engine
+from wuya.inference.backends.protocol import ServingEngine
 from wuya.web.traffic import canary_of, without_canary
 
 DEMO_STAGES = ("ppo_ptx", "ppo", "sft")
@@ -54,7 +55,7 @@ def promoted(database: str | Path) -> dict[str, str]:
     finally:
         engine.dispose()
     found = {alias: path for alias, path in rows} | {canary_of(alias): path for alias, path in trials}
-    there = {name: path for name, path in found.items() if path.startswith("package:") or Path(path).exists()}
+    there = {name: path for name, path in found.items() if is_there(path)}
     return {name: path for name, path in there.items() if without_canary(name) in there}
 
 
@@ -82,7 +83,7 @@ def open_model_engine(
     slots: int = 16,
     context_length: int = 0,
     workspace: Path,
-) -> Engine:
+) -> ServingEngine:
     """The engine, not started yet."""
     if upstream:
         from wuya.inference.backends.upstream import UpstreamEngine

@@ -5,6 +5,7 @@ leaves this service, and a bug is "internal_error" with a request id, never a tr
 """
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -70,6 +71,8 @@ _CODES = {
     429: "rate_limited",
     503: "unavailable",
 }
+_FOLDER = re.compile(r"`/[^`]*/(?=[^`/]+`)")
+"""Where a file lies is the log's affair, its name may be told."""
 _V1_CODES = {404: "model_not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
 
@@ -111,7 +114,7 @@ def error_response(request: Request, error: ApiError) -> Response:
 
 def as_api_error(error: WuyaError) -> ApiError:
     """One of our own errors, as HTTP says it: the engine's by name, the rest by whose fault it is."""
-    text = error.what + (f" (found: {error.found})" if error.found else "")
+    text = _FOLDER.sub("`", error.what + (f" (found: {error.found})" if error.found else ""))
     if isinstance(error, Overloaded):
         return ApiError(503, error.code, text, retry_after=error.retry_after)
     if isinstance(error, EngineError):
@@ -125,7 +128,7 @@ def as_api_error(error: WuyaError) -> ApiError:
     if isinstance(error, RunLocked):
         return ApiError(503, "busy", text, retry_after=2)
     if isinstance(error, RunError):
-        return ApiError(503, "unavailable", text)
+        return ApiError(503, "unavailable", text, retry_after=5)  # a full disk, a database that restarts
     return ApiError(400, "invalid_data" if isinstance(error, DataError) else "invalid_request", text)
 
 

@@ -22,14 +22,3 @@ def routes_of(app: FastAPI) -> Iterator[FlatRoute]:
             methods = getattr(part, "methods", None)
             if methods:
                 yield FlatRoute(part.path, frozenset(methods), part)
-
-
-def permission_of(route: Any) -> str | None:
-    """The permission that a route's `require` asks for; None if it asks for none."""
-    waiting = list(getattr(getattr(route, "dependant", None), "dependencies", ()))
-    while waiting:
-        dependant = waiting.pop()
-        if found := getattr(dependant.call, "permission", ""):
-            return str(found)
-        waiting += dependant.dependencies
-    return None

@@ -12,6 +12,11 @@ from wuya.files import make_folder, write_errors
 NAME = "service.key"
 
 
+def has_secret(workspace: Path, environment: Mapping[str, str]) -> bool:
+    """Whether there is a key already; `service_secret` makes one where there is none."""
+    return bool(environment.get("WUYA_SECRET")) or (workspace / NAME).exists()
+
+
 def service_secret(workspace: Path, environment: Mapping[str, str]) -> bytes:
     """$WUYA_SECRET (at least 32 characters), else the key file, which is made on the first start."""
     given = environment.get("WUYA_SECRET", "")

@@ -18,10 +18,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wuya.web import sane_json
 from wuya.web.errors import ApiError, bug, error_response, is_v1, local_path
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service
-from wuya.web.settings import Settings
+from wuya.web.settings import FORWARDED, Settings
 
 log = logging.getLogger("wuya.web.access")
 
@@ -78,6 +79,11 @@ def cross_site(method: str, headers: Headers, *, scheme: str, trusted_origins: I
     if asked.netloc.lower() == headers.get("host", "").lower() and asked.scheme in ("http", "https", scheme):
         return ""
     return "the origin is another site"
+
+
+def is_forwarded(headers: Headers) -> bool:
+    """Whether a reverse proxy handed a request on, so that it is not this machine's own."""
+    return any(name in headers for name in FORWARDED)
 
 
 @dataclass(slots=True)
@@ -143,6 +149,12 @@ class Shield:
         name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
         if "*" not in self._hosts and name.lower() not in self._hosts:
             return ApiError(400, "unknown_host", f"this server does not answer for the host {name[:100]!r}")
+        if not (self.settings.accounts or self.settings.open_to_everyone) and is_forwarded(request.headers):
+            message = (
+                "this request came through a reverse proxy, and nobody signs in here: everyone would be the admin; "
+                "start the server with `--accounts --public_url https://...`, or with `--open_to_everyone`"
+            )
+            return ApiError(403, "proxied", message)
         path = local_path(request)
         has_cookies = "cookie" in request.headers
         by_key = request.headers.get("authorization", "").startswith("Bearer ") and not has_cookies
@@ -169,6 +181,8 @@ class Shield:
         limit = self._limit(path)
         seconds = self.settings.body_seconds * (10 if path in IMPORT_PATHS else 1)
         late = asyncio.get_running_loop().time() + seconds
+        is_json = path.startswith("/api/") and path not in IMPORT_PATHS
+        body = bytearray()
 
         async def counted() -> Message:
             nonlocal seen, is_whole
@@ -184,6 +198,10 @@ class Shield:
                 seen += len(message.get("body", b""))
                 if seen > limit:
                     raise HTTPException(413, f"the request has more than {limit:,} bytes")
+                if is_json:  # what is stored here must be readable for ever
+                    body.extend(message.get("body", b""))
+                    if is_whole and (wrong := sane_json.problem(bytes(body))):
+                        raise HTTPException(422, wrong)
             return message
 
         return counted

@@ -24,19 +24,21 @@ import uvicorn
 from fastapi import FastAPI
 
 from wuya.config import require_positive
-from wuya.console import say
+from wuya.console import say, warn
+from wuya.database.connection import check_pages, open_engine, reading, writing
 from wuya.errors import ConfigError, RunError
-from wuya.feedback.database import open_engine
-from wuya.files import FileLock, default_workspace, make_folder
+from wuya.files import FileLock, default_workspace, make_private, open_to_others, write_errors
+from wuya.web import audit
 from wuya.web.accounts.flows import setup_link
 from wuya.web.accounts.oidc import CALLBACK
 from wuya.web.accounts.provider import check_installed, is_safe_url
 from wuya.web.app import create_app
+from wuya.web.connections import Door, guarded, raise_descriptor_limit
 from wuya.web.engines import named_models, open_model_engine
 from wuya.web.operations.backup import backup
 from wuya.web.operations.check import check
 from wuya.web.operations.logs import set_up_logs
-from wuya.web.secret import service_secret
+from wuya.web.secret import NAME, has_secret, service_secret
 from wuya.web.service import Service
 from wuya.web.settings import LOOPBACK, OidcSettings, Settings
 
@@ -48,20 +50,24 @@ class ServeConfig:
     POSITIONAL: ClassVar[str] = "models"
 
     models: tuple[str, ...] = ()
-    """Checkpoints, as PATH or NAME=PATH: run folders, Hugging Face folders, .gguf files, `package:NAME`. None: those
+    """Checkpoints, as PATH or NAME=PATH: run folders, Hugging Face folders, .gguf files, `smollm2`. None: those
     promoted in the registry, else the policy and the SFT model of the workspace's newest demo."""
     workspace: Path | None = None
     """Holds wuya.db, runs/ and the service's key file; default: $WUYA_WORKSPACE, or ./workspace."""
     database: str = ""
     """URL of the database: `postgresql+psycopg://user@host/wuya`. Empty: <workspace>/wuya.db."""
     host: str = "127.0.0.1"
-    """Address to listen on. Anything but this machine's own needs `--accounts` and an HTTPS `--public_url`."""
+    """Address to listen on. Anything but this machine's own needs `--accounts` and an HTTPS `--public_url`, or
+    `--open_to_everyone`."""
     port: int = 8000
     """Port to listen on."""
     accounts: bool = False
     """People sign in. Without it there is one user, you, on this machine only."""
+    open_to_everyone: bool = False
+    """Let everyone who can reach the address use the service as its one user, the admin, without signing in: they read
+    all chats, download backups and use `/v1`. Only for a network you trust."""
     public_url: str = ""
-    """Where browsers find the service behind a reverse proxy: `https://chat.example.org/wuya`."""
+    """Where browsers find the service behind a reverse proxy: `https://chat.example.org/wuya`. Needs `--accounts`."""
     proxies: str = "127.0.0.1"
     """Addresses of the reverse proxy whose X-Forwarded headers are believed, with commas; only with `--public_url`."""
     oidc_issuer: str = ""
@@ -88,6 +94,8 @@ class ServeConfig:
     """Answers of one model that are written at the same time; more wait in a queue."""
     context_length: int = 0
     """Cut the models' contexts to so many tokens, to save memory; 0 does not."""
+    new_key: bool = False
+    """Start with a new service key though the old one is lost: second factors end, the audit log notes it."""
     log_level: Literal["debug", "info", "warning"] = "info"
     """Logs are JSON lines on stderr; they never hold what people write."""
     check: bool = False
@@ -100,15 +108,27 @@ class ServeConfig:
         if self.public_url and not urlsplit(self.public_url).netloc:
             raise ConfigError("can't read `--public_url`", found=self.public_url, hint="https://chat.example.org/wuya")
         self._check_oidc()
-        if self.host not in LOOPBACK:
-            if not self.accounts:
-                message = f"at {self.host} others could use this server without signing in"
-                raise ConfigError(message, hint=f"`wuya serve --accounts --host {self.host} --public_url https://...`")
-            if not self.public_url.startswith("https://"):
+        self._check_strangers()
+
+    def _check_strangers(self) -> None:
+        """Without accounts whoever reaches the service is its admin, so only this machine may reach it."""
+        if self.open_to_everyone:
+            if self.accounts:
+                raise ConfigError("`--open_to_everyone` and `--accounts` exclude each other", hint="leave one out")
+            return
+        public = urlsplit(self.public_url)
+        if not self.accounts:
+            reached = self.host if self.host not in LOOPBACK else public.hostname or ""
+            if reached and reached not in LOOPBACK:
                 raise ConfigError(
-                    f"at {self.host} passwords would cross the network in the open",
-                    hint="put a reverse proxy with HTTPS in front, and say where: `--public_url https://...`",
+                    f"anyone who reaches {reached} would be this server's admin: nobody signs in",
+                    hint=f"`wuya serve --accounts --host {self.host} --public_url {self.public_url or 'https://...'}`",
                 )
+        elif self.host not in LOOPBACK and public.scheme != "https":
+            raise ConfigError(
+                f"at {self.host} passwords would cross the network in the open",
+                hint="put a reverse proxy with HTTPS in front, and say where: `--public_url https://...`",
+            )
 
     def _check_oidc(self) -> None:
         if not self.oidc_issuer:
@@ -152,6 +172,7 @@ class ServeConfig:
             host=self.host,
             port=self.port,
             accounts=self.accounts,
+            open_to_everyone=self.open_to_everyone,
             https=public.scheme == "https",
             public_url=self.public_url.rstrip("/"),
             root_path=public.path.rstrip("/"),
@@ -179,12 +200,13 @@ class ServeConfig:
 class Server(uvicorn.Server):
     """uvicorn, which says where it is, and tells the application before it stops: streams end with `event: bye`."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, greeting: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, door: Door, greeting: Callable[[], None]) -> None:
         super().__init__(config)
-        self._service, self._greeting = service, greeting
+        self._service, self._door, self._greeting = service, door, greeting
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then greet."""
+        asyncio.get_running_loop().set_exception_handler(self._door.on_loop_error)
         await super().startup(sockets)
         if self.started:
             self._greeting()
@@ -218,18 +240,40 @@ def run(config: ServeConfig) -> Path:
         workspace=config.place,
     )
     with _one_process(config), _listen(config) as listener:
+        check_database(config)
         settings = config.settings(os.environ)
         set_up_logs(config.log_level)
         app = create_app(settings, engine=engine, database=config.database_url)
         service: Service = app.state.service
-        server = Server(_uvicorn_config(config, app), service, partial(_greet, config, service))
+        if config.new_key:
+            with writing(service.database) as connection:
+                audit.record(connection, service, audit.NEW_KEY)
+        door = Door(raise_descriptor_limit())
+        server = Server(_uvicorn_config(config, app, door), service, door, partial(_greet, config, service))
         asyncio.run(server.serve([listener]))
     return config.place
 
 
+def check_database(config: ServeConfig) -> None:
+    """Refuse a damaged file before people write into it, and a database whose key is lost."""
+    engine = open_engine(config.database_url)
+    try:
+        check_pages(engine)
+        with reading(engine) as connection:
+            is_used = audit.count(connection) > 0
+        if is_used and not config.new_key and not has_secret(config.place, os.environ):
+            raise ConfigError(
+                f"`{config.place / NAME}` is missing, and this database was written with it",
+                hint="put it back (it belongs into every backup), or give it up: `wuya serve --new_key`",
+            )
+    finally:
+        engine.dispose()
+
+
 def _one_process(config: ServeConfig) -> AbstractContextManager[object]:
     """SQLite: one web process, which is enforced; PostgreSQL: as many as there are."""
-    make_folder(config.place)
+    with write_errors(config.place):
+        make_private(config.place)
     return nullcontext() if config.database.startswith("postgresql") else FileLock(config.place / "serve" / ".lock")
 
 
@@ -245,9 +289,12 @@ def _listen(config: ServeConfig) -> socket.socket:
         ) from error
 
 
-def _uvicorn_config(config: ServeConfig, app: FastAPI) -> uvicorn.Config:
+def _uvicorn_config(config: ServeConfig, app: FastAPI, door: Door) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=guarded(door),
+        ws="none",
+        backlog=256,  # also how many connections asyncio takes in before it looks at anything else
         log_config=None,
         access_log=False,  # ours has no queries in it
         server_header=False,
@@ -260,8 +307,13 @@ def _uvicorn_config(config: ServeConfig, app: FastAPI) -> uvicorn.Config:
 
 
 def _greet(config: ServeConfig, service: Service) -> None:
+    if exposed := open_to_others(config.place, config.place / "wuya.db"):
+        names = " ".join(map(str, exposed))
+        warn(f"other accounts of this machine may read what people write here; close it: `chmod -R go= {names}`")
     say(f"wuya serves at {config.own_url} (Ctrl-C stops it)")
-    if not config.accounts:
+    if config.open_to_everyone:
+        warn("everyone who can reach this address is admin here: `--open_to_everyone`; `--accounts` asks who they are")
+    elif not config.accounts:
         say("one user, you, on this machine only; `--accounts` lets others sign in")
     elif link := setup_link(service, config.own_url):
         say(f"make the admin account here, within 30 minutes: {link}")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine as Database
 from starlette.requests import HTTPConnection
 
-from wuya.inference.backends.protocol import Engine
+from wuya.inference.backends.protocol import ServingEngine
 from wuya.web.settings import Settings
 
 PartT = TypeVar("PartT")
@@ -18,7 +18,7 @@ class Service:
     """One per application. Areas keep their long-lived objects (job hub, rate limiter) as parts, found by class."""
 
     settings: Settings
-    engine: Engine
+    engine: ServingEngine
     database: Database
     parts: dict[type, Any] = field(default_factory=dict)
     on_shutdown: list[Callable[[], Awaitable[None]]] = field(default_factory=list)

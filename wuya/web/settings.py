@@ -4,7 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]", "testserver")
+FORWARDED = (
+    "forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "x-client-ip", "cf-connecting-ip",
+)  # fmt: skip
+"""Headers that only a reverse proxy adds: the request began on another machine."""
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,8 @@ class Settings:
     """Its port."""
     accounts: bool = False
     """True: people sign in. False: one user, on this machine only, without a password."""
+    open_to_everyone: bool = False
+    """Without accounts: requests that came through a reverse proxy are answered too."""
     https: bool = False
     """True where a proxy in front speaks HTTPS: cookies are Secure and browsers are told to insist on it."""
     public_url: str = ""
@@ -61,11 +67,6 @@ class Settings:
     """Sign-in through an OpenID provider, beside passwords."""
     default_model: str = ""
     """Alias that new chats use; empty: the engine's first."""
-
-    @property
-    def loopback_only(self) -> bool:
-        """Whether only this machine can reach the service."""
-        return self.host in LOOPBACK
 
     @property
     def host_names(self) -> tuple[str, ...]:

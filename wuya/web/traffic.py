@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from wuya.feedback.database import reading, writing
-from wuya.feedback.tables import ModelAlias
-from wuya.inference.backends.protocol import Engine, ModelInfo, UnknownModel
+from wuya.database.connection import reading, writing
+from wuya.database.labeling_tables import ModelAlias
+from wuya.inference.backends.protocol import ModelInfo, ServingEngine, UnknownModel
 from wuya.web import versions
 from wuya.web.service import Service
 
@@ -62,7 +62,7 @@ def without_canary(engine_alias: str) -> str:
     return engine_alias.removesuffix(CANARY)
 
 
-def models_of(engine: Engine) -> list[ModelInfo]:
+def models_of(engine: ServingEngine) -> list[ModelInfo]:
     """The engine's models without canaries: what one may ask for."""
     return [model for model in engine.info().models if not model.alias.endswith(CANARY)]
 
@@ -109,7 +109,8 @@ class Traffic:
         with self._lock:
             if key not in self._versions:
                 with writing(self._service.database) as connection:
-                    self._versions[key] = versions.of_served(connection, *key)
+                    id = versions.of_served(connection, *key)
+                self._versions[key] = id  # once it is committed: on a full disk it is not
             return self._versions[key]
 
 

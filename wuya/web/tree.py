@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, select
 
-from wuya.web.tables import ChatMessage
+from wuya.database.service_tables import ChatMessage
 
 
 @dataclass(slots=True)

@@ -11,9 +11,9 @@ from datetime import date, timedelta
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from wuya.feedback.database import reading, writing
-from wuya.feedback.tables import User, now, uuid7
-from wuya.web.tables import ApiKey, TokenReservation, UsageRow
+from wuya.database.connection import reading, writing
+from wuya.database.labeling_tables import User, now, uuid7
+from wuya.database.service_tables import ApiKey, TokenReservation, UsageRow
 
 RESERVED_FOR = timedelta(hours=1)
 """No request runs for longer; the reservations of a killed process end then."""
@@ -86,12 +86,6 @@ def release(database: Engine, reservation: str) -> None:
     """Give reserved tokens back: the request came to nothing."""
     with writing(database) as connection:
         connection.execute(delete(TokenReservation).where(TokenReservation.id == reservation))
-
-
-def tokens_this_month(database: Engine, key_id: str) -> int:
-    """Tokens of a key since the first of the month (UTC)."""
-    with reading(database) as connection:
-        return _spent(connection, key_id)
 
 
 def _spent(connection: Connection, key_id: str) -> int:

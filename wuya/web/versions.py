@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, text, update
 
+from wuya.database.labeling_tables import ModelVersion, uuid7
 from wuya.feedback.bulk import ensure_models
-from wuya.feedback.tables import ModelVersion, uuid7
 
 _KINDS = {"pretrain": "base", "sft": "sft", "reward": "rm", "ppo": "policy"}
 _LOCK = 0x76657273  # "vers"

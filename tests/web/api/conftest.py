@@ -23,8 +23,8 @@ import uvicorn
 from openai import OpenAI
 
 from tests.databases import Databases
-from wuya.feedback.database import writing
-from wuya.feedback.tables import User, uuid7
+from wuya.database.connection import writing
+from wuya.database.labeling_tables import User, uuid7
 from wuya.inference.backends.fake import FakeEngine
 from wuya.web.api import store
 from wuya.web.api.desk import Desk

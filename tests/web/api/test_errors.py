@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import update
 
 from tests.web.api.conftest import Api
-from wuya.feedback.database import writing
-from wuya.feedback.tables import User, now
+from wuya.database.connection import writing
+from wuya.database.labeling_tables import User, now
 from wuya.inference.backends.protocol import EngineLost, GenerationRequest, Overloaded
 from wuya.web.api import bodies, store
 from wuya.web.api.key_text import sha256_of

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, insert, select
 
-from wuya.feedback.database import open_engine, reading, writing
-from wuya.feedback.tables import User, now
+from wuya.database.connection import open_engine, reading, writing
+from wuya.database.labeling_tables import User, now
+from wuya.database.service_tables import TokenReservation
 from wuya.web import usage
 from wuya.web.api import shared_limits, store
 from wuya.web.api.limits import RateLimiter, TokenBucket
-from wuya.web.tables import TokenReservation
 
 
 class Clock:

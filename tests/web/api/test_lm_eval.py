@@ -16,9 +16,9 @@ import pytest
 from tests.databases import Databases
 from tests.inference.naive import sharp_model
 from tests.web.api.conftest import Api, serve
+from wuya.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from wuya.evals.likelihood import token_logprobs
 from wuya.inference.backends.local import LocalEngine
-from wuya.models.checkpoint import load_checkpoint, save_checkpoint
 from wuya.tokenizer.bpe import train_tokenizer
 
 pytestmark = pytest.mark.slow

@@ -10,15 +10,15 @@ import pytest
 from sqlalchemy import insert, select
 
 from tests.web.api.conftest import Api, Raw
-from wuya.feedback.database import reading, writing
-from wuya.feedback.tables import User, now, uuid7
+from wuya.database.connection import reading, writing
+from wuya.database.labeling_tables import User, now, uuid7
+from wuya.database.service_tables import ApiKey, AuditRow
 from wuya.web import usage
 from wuya.web.accounts.store import start_session
 from wuya.web.api import store
 from wuya.web.api.key_text import looks_like_ours, new_key, sha256_of
 from wuya.web.operations.logs import redact
 from wuya.web.operations.metrics import metrics_of
-from wuya.web.tables import ApiKey, AuditRow
 
 CHAT: Any = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}
 

@@ -10,10 +10,11 @@ import pytest
 from tests.databases import Databases
 from tests.inference.naive import sharp_model
 from tests.web.api.conftest import Api, serve
+from wuya.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from wuya.evals.likelihood import token_logprobs
 from wuya.inference.backends.local import LocalEngine
-from wuya.models.checkpoint import load_checkpoint, save_checkpoint
 from wuya.tokenizer.bpe import train_tokenizer
+from wuya.tokenizer.templates import CHATML_OF_TEXTS
 
 HELLO: list[Any] = [{"role": "user", "content": "the river"}]
 TEXT = 'the river runs to the sea {"name": "x", "size": 12} \u68af\u5ea6\u4e0b\u964d ' * 8
@@ -23,6 +24,7 @@ TEXT = 'the river runs to the sea {"name": "x", "size": 12} \u68af\u5ea6\u4e0b\u
 def real(tmp_path_factory: pytest.TempPathFactory, databases: Databases) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("real")
     tokenizer = train_tokenizer([TEXT], vocab_size=330)
+    tokenizer = tokenizer.with_template(CHATML_OF_TEXTS)  # one without a place for tools
     save_checkpoint(folder / "tiny", sharp_model(vocab_size=tokenizer.vocab_size), tokenizer)
     engine = LocalEngine({"tiny": folder / "tiny"}, slots=4, device="cpu", dtype="float32")
     with serve(folder, databases, accounts=False, engine=engine) as api:
@@ -84,6 +86,29 @@ def test_a_schema_binds_the_model(real: Api) -> None:
     assert 0 <= json.loads(answer.choices[0].message.content or "")["size"] <= 9
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_what_no_answer_can_keep_is_the_callers_error_and_never_a_500(real: Api, stream: bool) -> None:
+    client = real.client()
+
+    def refused(schema: dict[str, Any], **fields: Any) -> openai.APIError:
+        wanted: Any = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+        with pytest.raises(openai.APIError) as error:
+            made = client.chat.completions.create(
+                model="tiny", messages=HELLO, max_tokens=30, stream=stream, response_format=wanted, **fields
+            )
+            list(made)
+        return error.value
+
+    schema = {"type": "object", "properties": {"size": {"type": "integer"}}, "required": ["size"]}
+    biased = refused(schema, logit_bias={str(id): -100 for id in range(330)})
+    assert (biased.code, biased.type, biased.param) == ("invalid_value", "invalid_request_error", "logit_bias")
+    endless = {"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"], "additionalProperties": False}
+    for impossible in (endless, {"type": "array", "items": {"type": "null"}, "minItems": 100_000}):
+        error = refused(impossible)
+        assert isinstance(error, openai.BadRequestError), "known before the first byte, also of a stream"
+        assert (error.code, error.param) == ("invalid_value", "response_format")
+
+
 def test_embeddings_and_refusals(real: Api) -> None:
     client = real.client()
     vectors = [item.embedding for item in client.embeddings.create(model="tiny", input=["the river", "the sea"]).data]
@@ -98,6 +123,8 @@ def test_embeddings_and_refusals(real: Api) -> None:
     assert full.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="tiny", messages=[{"role": "assistant", "content": "x"}])
-    assert client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=2, logit_bias={"999999": 5}).choices
+    with pytest.raises(openai.BadRequestError) as unknown:
+        client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=2, logit_bias={"999999": 5})
+    assert (unknown.value.code, unknown.value.param) == ("invalid_value", "logit_bias")
     with pytest.raises(openai.BadRequestError):
         client.completions.create(model="tiny", prompt=[5_000_000], max_tokens=1)

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from tests.web.api.conftest import Api
-from wuya.feedback.database import reading, writing
+from wuya.database.connection import reading, writing
 from wuya.web.moderation import store
 from wuya.web.moderation.moderator import moderator_of
 
@@ -94,7 +94,7 @@ def test_without_rules_there_is_no_such_model(api: Api) -> None:
 
 def test_a_reward_model_judges_turns(api: Api) -> None:
     from tests.inference.naive import sharp_model
-    from wuya.models.checkpoint import save_checkpoint
+    from wuya.checkpoints.checkpoint import save_checkpoint
     from wuya.models.reward_model import ScalarModel
     from wuya.tokenizer.bpe import train_tokenizer
 

@@ -9,9 +9,9 @@ import torch
 
 from tests.databases import Databases
 from tests.web.api.conftest import Api, serve
+from wuya.checkpoints.checkpoint import save_checkpoint
 from wuya.inference.backends.chat import encode_messages
 from wuya.inference.backends.local import LocalEngine
-from wuya.models.checkpoint import save_checkpoint
 from wuya.models.gpt import GPT, GPTConfig
 from wuya.tokenizer.bpe import Tokenizer, train_tokenizer
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from wuya.feedback.database import writing
+from wuya.database.connection import writing
 from wuya.web.accounts.auth import Viewer
 from wuya.web.accounts.store import ensure_single_user
 from wuya.web.service import Service

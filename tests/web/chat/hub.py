@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import Engine as Database
 from sqlalchemy import select
 
-from wuya.feedback.base import uuid7
-from wuya.feedback.database import open_engine, reading, writing
+from wuya.database.base import uuid7
+from wuya.database.connection import open_engine, reading, writing
+from wuya.database.service_tables import ChatMessage, Generation
 from wuya.inference.backends.fake import FakeEngine
 from wuya.inference.backends.protocol import GenerationParams, GenerationRequest
 from wuya.web.accounts.store import ensure_single_user
@@ -20,7 +21,6 @@ from wuya.web.chat import ledger, messages, store
 from wuya.web.chat.job import Job, ServerEvent
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.chat.journal import Journal
-from wuya.web.tables import ChatMessage, Generation
 
 TEXT = (
     "# Title\n\nSome **bold** text.\n\n```py\nx = 1\n```\n\n" + " ".join(f"word{i}" for i in range(40)) + "\n\nThe end."

@@ -9,8 +9,9 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from tests.web.chat.conftest import Chat, new_chat, ok
+from wuya.database.connection import reading, writing
+from wuya.database.service_tables import ChatMessage
 from wuya.feedback import exports
-from wuya.feedback.database import reading, writing
 from wuya.feedback.reading import Selection
 from wuya.feedback.snapshot import KINDS
 from wuya.inference.backends.fake import FakeEngine
@@ -18,7 +19,6 @@ from wuya.web import consent
 from wuya.web.accounts.auth import Viewer
 from wuya.web.accounts.store import anonymise
 from wuya.web.service import Service
-from wuya.web.tables import ChatMessage
 
 SECRET = "zebra"
 _count = itertools.count()
@@ -52,6 +52,7 @@ def use_everything(chat: Chat) -> dict[str, Any]:
                         "better_answer": f"{SECRET} better"}))  # fmt: skip
     ok(client.put(f"/api/messages/{second['id']}/feedback", json={"value": 1}))
     third = chat.ask(f"{SECRET} follow-up", second["id"])
+    assert [m["status"] for m in (first, second, third)] == ["complete"] * 3, "else there is nothing to compare"
     ok(client.post(f"/api/messages/{third['id']}/edit", json={"content": f"{SECRET} corrected"}), 201)
     pair = chat.say(f"{SECRET} compare", third["id"], {"models": ["one", "two"]})
     ok(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.web.chat.hub import TEXT, World, _database, drawn, run, until, world  # noqa: F401
-from wuya.feedback.database import writing
+from wuya.database.connection import writing
 from wuya.inference.backends.fake import FakeEngine
 from wuya.inference.backends.protocol import EngineLost, GenerationRequest
 from wuya.web.chat import ledger

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.web.chat.hub import TEXT, World, _database, drawn, run, until, world  # noqa: F401
-from wuya.feedback.base import uuid7
-from wuya.feedback.database import writing
+from wuya.database.base import uuid7
+from wuya.database.connection import writing
 from wuya.inference.backends.fake import FakeEngine
 from wuya.web.accounts.store import ensure_single_user
 from wuya.web.chat.job import ServerEvent

@@ -1,13 +1,15 @@
 """The web process is killed in mid-answer and started again: no text that a page has shown is lost, all goes on."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -84,6 +86,62 @@ def test_killed_and_started_again(tmp_path: Path, database: str | Path) -> None:
         more = ok(http.post(f"/api/messages/{message}/continue"), 202)
         final = server_events(list(_lines(http, more["generations"][0]["id"])))[-1]
         assert final[1] == "final" and final[2]["message"]["content"].startswith(shown[message])
+
+
+KILLS = 20
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_while_people_write(tmp_path: Path, database: str | Path) -> None:
+    """20 SIGKILLs at random moments: what was answered with 201 is there, what was shown is there, no job hangs."""
+    rng = random.Random(0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place, url = tmp_path / "workspace", f"http://127.0.0.1:{port}"
+    asked: dict[str, str] = {}
+    answers: dict[str, str] = {}
+    shown: dict[str, str] = {}
+    for round in range(KILLS + 1):
+        with server(place, port, database) as process, httpx.Client(base_url=url, timeout=30) as http:
+            for id, text in asked.items():
+                assert ok(http.get(f"/api/messages/{id}"))["content"] == text
+            for id, generation in answers.items():
+                found = ok(http.get(f"/api/messages/{id}"))
+                assert found["status"] in ("error", "complete") and found["content"].startswith(shown.get(id, ""))
+                assert ok(http.get(f"/api/generations/{generation}"))["state"] in ("failed", "done")
+            if round == KILLS:
+                break
+            killer = threading.Timer(rng.uniform(0.02, 1.5), os.kill, (process.pid, signal.SIGKILL))
+            killer.start()
+            with suppress(httpx.TransportError):
+                while True:
+                    chat = ok(http.post("/api/conversations", json={}), 201)["id"]
+                    first: list[str] = []  # it is written while the others wait for their turn
+                    for number in range(3):
+                        body = {"content": f"round {round}, {number}: " + "word " * 200, "generate": {}}
+                        sent = ok(http.post(f"/api/conversations/{chat}/messages", json=body), 201)
+                        asked[sent["message"]["id"]] = body["content"]
+                        answers[sent["messages"][0]["id"]] = sent["generations"][0]["id"]
+                        first = first or [sent["messages"][0]["id"], sent["generations"][0]["id"]]
+                    _watch(http, *first, shown)
+            killer.join()
+            process.wait(10)
+    assert len(asked) > KILLS and any(shown.values())
+
+
+def _watch(http: httpx.Client, message: str, generation: str, shown: dict[str, str]) -> None:
+    """Follow an answer until the server is gone, and keep what a page has of it at every moment."""
+    lines: list[str] = []
+    with http.stream("GET", f"/api/generations/{generation}/events") as stream:
+        for line in stream.iter_lines():
+            lines.append(line)
+            if not line and "data" in "".join(lines[-3:]):
+                text = shown.get(message, "")
+                for _, name, data in server_events(lines):
+                    text = data["text"] if name == "snapshot" else text + data["t"] if name == "delta" else text
+                shown[message] = text
+                lines.clear()
 
 
 def _lines(http: httpx.Client, generation: str) -> Iterator[str]:

@@ -8,10 +8,10 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from tests.web.chat.conftest import Chat, new_chat, ok
-from wuya.feedback.base import now
-from wuya.feedback.database import writing
+from wuya.database.base import now
+from wuya.database.connection import writing
+from wuya.database.service_tables import Share
 from wuya.web.service import Service
-from wuya.web.tables import Share
 
 
 def share(chat: Chat, **values: object) -> str:

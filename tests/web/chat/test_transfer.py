@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from starlette.testclient import TestClient
 from tests.web.chat.conftest import Chat, new_chat, ok
 from wuya.errors import DataError
 from wuya.web.chat import transfer
+from wuya.web.chat.chat_files import look_through, read_chats
+from wuya.web.chat.transfer import ImportedChat
 
 JSON = {"content-type": "application/json"}
 Json = dict[str, Any]
@@ -88,6 +91,11 @@ OPEN_WEBUI = [
 def load(client: TestClient, content: Any) -> dict[str, Any]:
     content = content if isinstance(content, bytes) else json.dumps(content).encode()
     return dict(ok(client.post("/api/import", content=content, headers=JSON), 201))
+
+
+def chats_of(content: bytes) -> list[ImportedChat]:
+    file = BytesIO(content)
+    return list(read_chats(file, look_through(file)))
 
 
 def shape(file: bytes) -> list[Any]:
@@ -244,7 +252,7 @@ def test_broken_entries_are_skipped_and_nothing_hostile_gets_in(client: TestClie
 def test_a_long_chain_takes_time_in_proportion() -> None:
     chain = [node(str(i), str(i - 1) if i else None, "user", said("x")) for i in range(20_000)]
     content = json.dumps([{"mapping": dict(reversed(chain))}]).encode()
-    _, [chat], _ = transfer.read_file(content)
+    [chat] = chats_of(content)
     assert len(chat.messages) == 20_000 and chat.messages[5].parent == "4"
 
 
@@ -263,3 +271,46 @@ def test_file_names_cannot_leave_the_header(client: TestClient, title: str) -> N
     header = client.get(f"/api/conversations/{chat.id}/export").headers["content-disposition"]
     assert "\n" not in header and "\r" not in header and header.count('"') == 2
     assert "set-cookie" not in client.get(f"/api/conversations/{chat.id}/export").headers
+
+
+def answer_of(text: str, **metadata: Any) -> str:
+    """What an answer of a ChatGPT export says once it is read."""
+    nodes = [node("u", None, "user", said("who?")), node("a", "u", "assistant", said(text), metadata=metadata)]
+    [chat] = chats_of(json.dumps([{"id": "c", "title": "t", "mapping": dict(nodes)}]).encode())
+    return chat.messages[-1].content
+
+
+CITED = "\ue200cite\ue202turn0search1\ue202turn2search5\ue201"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"It was cast {CITED} here.", "It was cast here."),
+        (f"It was cast{CITED}.", "It was cast."),
+        ('By \ue200entity\ue202["people","Ada Lovelace",0]\ue201.', "By Ada Lovelace."),
+        ("By \ue200entity\ue202[broken\ue201.", "By."),
+        ("\ue200filecite\ue202turn0file0\ue201Two \ue200i\ue202x\ue201words", "Two words"),
+        ("cut off \ue200cite\ue202turn0", "cut off"),
+        ("no mark \ue300", "no mark \ue300"),
+    ],
+)
+def test_chatgpts_private_marks_do_not_stay_in_the_text(text: str, shown: str) -> None:
+    assert answer_of(text) == shown
+
+
+def test_a_citation_becomes_the_link_people_saw() -> None:
+    references = [{"matched_text": CITED, "alt": "([a page](https://example.org))"}, {"matched_text": " "}, "odd", {}]
+    text = f"It was cast {CITED}. Then {CITED}."
+    link = "([a page](https://example.org))"
+    assert answer_of(text, content_references=references) == f"It was cast {link}. Then {link}."
+    assert answer_of(text, content_references="odd") == "It was cast. Then."
+
+
+@pytest.mark.parametrize("first", [{"id": "p", "title": "All", "type": "folder"}, {}, {"mapping": None}, 7], ids=str)
+def test_an_entry_that_is_no_chat_does_not_hide_the_chats_behind_it(first: Any) -> None:
+    chat = {"id": "c", "title": "t", "mapping": dict([node("u", None, "user", said("hi"))])}
+    found = look_through(BytesIO(json.dumps([first, chat]).encode()))
+    assert (found.form, found.chats, found.skipped) == ("chatgpt", 1, 1)
+    webui = {"id": "w", "title": "t", "chat": {"messages": [{"role": "user", "content": "hi"}]}}
+    assert look_through(BytesIO(json.dumps([first, webui]).encode())).form == "open_webui"

@@ -11,11 +11,11 @@ from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
 from tests.web.chat.conftest import Chat, new_chat, ok
-from wuya.feedback.base import now, uuid7
-from wuya.feedback.database import writing
+from wuya.database.base import now, uuid7
+from wuya.database.connection import writing
+from wuya.database.service_tables import Conversation, Generation
 from wuya.web.chat import ledger, messages
 from wuya.web.service import Service
-from wuya.web.tables import Conversation, Generation
 from wuya.web.tree import Tree
 
 

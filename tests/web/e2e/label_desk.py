@@ -6,13 +6,13 @@ from typing import Any
 
 from sqlalchemy import select
 
+from wuya.database.connection import reading as read_transaction
+from wuya.database.connection import writing
+from wuya.database.labeling_tables import Assignment, LabelTask, MetadataLabel, now
 from wuya.feedback import gold, projects, reading
 from wuya.feedback.bulk import ensure_users
-from wuya.feedback.database import reading as read_transaction
-from wuya.feedback.database import writing
 from wuya.feedback.projects import NewTask
 from wuya.feedback.reading import RawRanking, Selection
-from wuya.feedback.tables import Assignment, LabelTask, MetadataLabel, now
 from wuya.records import Candidate, Message, Prompt
 from wuya.web.accounts import store as accounts_store
 from wuya.web.accounts.auth import cookie_name

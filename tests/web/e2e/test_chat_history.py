@@ -8,7 +8,7 @@ from tests.web.e2e.conftest import Chat
 
 
 def titles(chat: Chat) -> list[str]:
-    found: list[str] = chat.page.locator(".history-row .history-title").all_inner_texts()
+    found: list[str] = chat.page.locator(".history-row .history-title").all_text_contents()
     return found
 
 

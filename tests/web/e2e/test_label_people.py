@@ -10,10 +10,10 @@ from sqlalchemy import func, select, update
 from tests.web.conftest import LiveServer, shoot
 from tests.web.e2e.label_desk import Desk, finished, open_task, shown_words
 from wuya.data.formats import read_rankings
+from wuya.database.connection import reading, writing
+from wuya.database.labeling_tables import Assignment, LabelTask, now
 from wuya.feedback import projects
-from wuya.feedback.database import reading, writing
 from wuya.feedback.screening import prompts_in_state
-from wuya.feedback.tables import Assignment, LabelTask, now
 from wuya.records import Message, Prompt
 
 people = pytest.mark.parametrize("accounts", [True], ids=["people"])

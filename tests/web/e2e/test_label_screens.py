@@ -8,8 +8,8 @@ import pytest
 from tests.web.conftest import LiveServer, shoot
 from tests.web.e2e.label_desk import Desk
 from tests.web.e2e.test_screens import HOSTILE, serious_in_both_themes
+from wuya.database.connection import writing
 from wuya.feedback import projects
-from wuya.feedback.database import writing
 from wuya.feedback.projects import NewTask
 from wuya.records import Candidate, Message, Prompt
 from wuya.web.labeling.store import LabelerStore

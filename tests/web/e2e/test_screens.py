@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tests.web.test_runs import with_alarm_and_rollouts
-from wuya.feedback.database import writing
-from wuya.feedback.tables import User
+from wuya.database.connection import writing
+from wuya.database.labeling_tables import User
 from wuya.web.accounts import flows
 from wuya.web.settings import Settings
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
+from wuya.database.connection import writing
 from wuya.feedback.bulk import ensure_users
-from wuya.feedback.database import writing
 from wuya.web.accounts import store as accounts_store
 from wuya.web.accounts.auth import cookie_name
 from wuya.web.service import Service

@@ -173,6 +173,9 @@ def test_prompts_are_imported_from_jsonl_and_csv(enter: Enter) -> None:
     report = lead.post(url, content=body, headers={"content-type": "application/x-ndjson"}).json()
     assert (report["added"], report["duplicates"], report["near_duplicates"], report["bad"]) == (2, 1, 1, 1)
     assert report["personal_data"] == 1 and report["bad_rows"][0]["line"] == 5
+    odd = '{"prompt": "one\u2028two of another kind altogether"}\n{broken\n7\n'
+    report = lead.post(url, content=odd.encode(), headers={"content-type": "application/x-ndjson"}).json()
+    assert report["added"] == 1 and [row["line"] for row in report["bad_rows"]] == [2, 3]
     csv = "prompt,author\nWhat is a raven?,c\n"
     assert lead.post(url, content=csv, headers={"content-type": "text/csv"}).json()["added"] == 1
     assert lead.post(url, content="{", headers={"content-type": "application/x-ndjson"}).status_code == 400
@@ -181,7 +184,7 @@ def test_prompts_are_imported_from_jsonl_and_csv(enter: Enter) -> None:
         lead.post("/api/tasks/bulk", json={"project": project, "from_prompts": 10, "split": split}).json()["added"]
         for split in ("train", "val", "test")
     ]
-    assert sum(made) == 3
+    assert sum(made) == 4
     assert lead.get("/api/data").json()["leaks"] == 0
 
 

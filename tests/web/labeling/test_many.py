@@ -23,12 +23,12 @@ import pytest
 from sqlalchemy import Engine, create_engine, func, select, text
 
 import wuya
-from tests.feedback.test_postgres import server  # noqa: F401  a fixture
+from tests.database.test_postgres import server  # noqa: F401  a fixture
+from wuya.database.connection import open_engine, writing
+from wuya.database.labeling_tables import Assignment, LabelTask, RankingRow, now
 from wuya.feedback import gold, projects
 from wuya.feedback.bulk import ensure_users
-from wuya.feedback.database import open_engine, writing
 from wuya.feedback.projects import NewTask
-from wuya.feedback.tables import Assignment, LabelTask, RankingRow, now
 from wuya.records import Candidate, Message, Prompt
 from wuya.web.accounts import store as accounts_store
 

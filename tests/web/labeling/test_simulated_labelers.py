@@ -11,7 +11,7 @@ from wuya.feedback.simulated import Labelers, make_labelers
 from wuya.feedback.store import FeedbackStore
 from wuya.records import Candidate, Message, Prompt
 
-script = runpy.run_path(str(Path(__file__).parents[3] / "scripts" / "simulated_labelers.py"))
+script = runpy.run_path(str(Path(__file__).parents[3] / "experiments" / "simulated_labelers.py"))
 ANSWERS = ("What is your favorite song?", "I hate songs", "Nice! I love songs about dogs, do you?")
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, RowMapping
 from starlette.requests import Request
 
-from wuya.feedback.database import reading, writing
+from wuya.database.connection import reading, writing
 from wuya.web import audit
 from wuya.web.accounts import flows, store
 from wuya.web.accounts.auth import Viewer, require
@@ -77,6 +77,19 @@ def invite(request: Request, body: Invitation, viewer: Admin) -> dict[str, Any]:
     return {"link": f"{origin(request)}/join#{token}", "expires_at": expires}
 
 
+@router.delete("/users/invite/{id}", status_code=204)
+def revoke_invitation(request: Request, id: str, viewer: Admin) -> None:
+    """Take an open invitation back; its link stops working."""
+    service = service_of(request)
+    flows.need_accounts(service)
+    with writing(service.database) as connection:
+        if not store.revoke_links(connection, id=id):
+            raise ApiError(404, "not_found", "there is no such invitation")
+        audit.record(
+            connection, service, "user.uninvite", viewer=viewer, request=request, object="invitation", object_id=id
+        )
+
+
 @router.post("/users/{id}/reset", status_code=201)
 def reset_link(request: Request, id: str, viewer: Admin) -> dict[str, Any]:
     """Make a link with which a person sets a new password; it is shown once."""
@@ -104,6 +117,7 @@ def change_user(request: Request, id: str, body: UserChange, viewer: Admin) -> d
         if values:
             store.change_user(connection, id, **values)
             store.end_sessions(connection, id)
+            store.revoke_links(connection, created_by=id)  # also if the old rights come back
             diff = {key: [before[key], value] for key, value in values.items()}
             audit.record(
                 connection,
@@ -181,8 +195,7 @@ def existing(connection: Connection, id: str) -> RowMapping:
 
 def keep_an_admin(connection: Connection, id: str) -> None:
     """Refuse what would leave nobody in charge."""
-    others = [row for row in store.users(connection) if row["role"] == "admin" and row["status"] == "active"]
-    if not [row for row in others if row["id"] != id and row["password_hash"]]:
+    if not store.lock_admins(connection) - {id}:
         row = store.user(connection, id)
         if row is not None and row["role"] == "admin":
             raise ApiError(409, "last_admin", "this is the last admin; make somebody else one first")

@@ -1,21 +1,26 @@
 """Signing in and out, setting up, joining, resetting: what both the forms and `/api/auth` call."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import Connection, RowMapping
 from starlette.requests import Request
 from starlette.responses import Response
 
-from wuya.feedback.database import reading, writing
+from wuya.database.connection import reading, writing
+from wuya.database.labeling_tables import now
 from wuya.web import audit
 from wuya.web.accounts import passwords, store, totp
 from wuya.web.accounts.auth import Viewer, cookie_name, ip_prefix, viewer_of_row
-from wuya.web.accounts.throttle import LoginThrottle
+from wuya.web.accounts.throttle import AddressBrake, LoginThrottle
 from wuya.web.errors import ApiError
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service, service_of
 
 SIGN_UP_MODES = ("closed", "invite", "open")
+FRESH = timedelta(minutes=10)
+"""How long ago a session may have begun to stand for a password that an account does not have."""
 
 
 def throttle_of(service: Service) -> LoginThrottle:
@@ -23,6 +28,16 @@ def throttle_of(service: Service) -> LoginThrottle:
     if LoginThrottle not in service.parts:
         service.put(LoginThrottle(service.database))
     return service.get(LoginThrottle)
+
+
+def brake(request: Request) -> None:
+    """Slow a network down before its request costs a hash or a write. Raises: ApiError 429."""
+    service = service_of(request)
+    if AddressBrake not in service.parts:
+        service.put(AddressBrake())
+    wait = service.get(AddressBrake).wait(ip_prefix(request))
+    if wait > 0:
+        raise ApiError(429, "too_many_requests", "too many requests from your network; wait a little", retry_after=wait)
 
 
 def need_accounts(service: Service) -> None:
@@ -43,38 +58,47 @@ def check_password(request: Request, email: str, password: str, code: str) -> st
     """
     service = service_of(request)
     need_accounts(service)
+    brake(request)
     throttle, network = throttle_of(service), ip_prefix(request)
     email = email.strip().lower()[:250]
-    wait = throttle.enter(email, network)
-    if wait > 0:
-        raise ApiError(429, "too_many_logins", "too many wrong passwords; wait a little", retry_after=wait)
     with reading(service.database) as connection:
         row = store.user_by_email(connection, email)
+        known = row is not None and store.signed_in_from(connection, row["id"], network)
+    wait = throttle.enter(email, network, known=known)
+    if wait > 0:
+        raise ApiError(429, "too_many_logins", "too many wrong passwords; wait a little", retry_after=wait)
     right = passwords.matches(row["password_hash"] if row else None, password)
     if not right or row is None or row["status"] != "active":
         metrics_of(service).login_failures.inc()
         raise ApiError(401, "wrong_password", "the address or the password is wrong")
     if row["totp_secret_enc"] and not code:
-        throttle.undecided(email, network)
+        throttle.undecided(email, network, known=known)
         raise ApiError(401, "code_needed", "type the six digits that your authenticator app shows", param="code")
     if row["totp_secret_enc"] and not _use_code(service, row["id"], code):
         metrics_of(service).login_failures.inc()
         raise ApiError(401, "wrong_code", "the six digits are wrong, or were used before", param="code")
-    throttle.succeeded(email, network)
+    throttle.succeeded(email, network, known=known)
     return str(row["id"])
 
 
-def check_code(request: Request, user_id: str, code: str) -> None:
-    """Check a second factor alone: the first one was proved elsewhere. Raises: ApiError 401, 429."""
+def check_code(request: Request, user_id: str, code: str, *, status: int = 401) -> None:
+    """Check a second factor alone: the first one was proved elsewhere. Raises: ApiError `status`, 429."""
+    if not _guessed(request, user_id, code):
+        metrics_of(service_of(request)).login_failures.inc()
+        raise ApiError(status, "wrong_code", "the six digits are wrong, or were used before", param="code")
+
+
+def _guessed(request: Request, user_id: str, code: str) -> bool:
+    """Whether a code is right. Each wrong one counts: six digits fall to a million tries. Raises: ApiError 429."""
     service = service_of(request)
     throttle, network = throttle_of(service), ip_prefix(request)
-    wait = throttle.enter(user_id, network)
+    wait = throttle.enter(f"code {user_id}", network)
     if wait > 0:
         raise ApiError(429, "too_many_logins", "too many wrong codes; wait a little", retry_after=wait)
     if not _use_code(service, user_id, code):
-        metrics_of(service).login_failures.inc()
-        raise ApiError(401, "wrong_code", "the six digits are wrong, or were used before", param="code")
-    throttle.succeeded(user_id, network)
+        return False
+    throttle.succeeded(f"code {user_id}", network)
+    return True
 
 
 def _use_code(service: Service, user_id: str, code: str) -> bool:
@@ -88,30 +112,54 @@ def _use_code(service: Service, user_id: str, code: str) -> bool:
         return used is not None
 
 
-def enable_totp(request: Request, viewer: Viewer, secret: str, code: str) -> None:
-    """Switch the second factor on, once the person's app shows the right digits."""
+def enable_totp(request: Request, viewer: Viewer, secret: str, code: str, *, password: str, old_code: str) -> None:
+    """Switch the second factor on, or replace it, once the person's app shows the right digits.
+
+    A browser that was left open is not enough: it takes the password (without one, a session that began minutes ago)
+    and, to replace a factor, a code of the one it replaces.
+    """
     service = service_of(request)
     need_accounts(service)
     known = totp.read_secret(secret)
     used = totp.accepted(totp.Factor(known), code) if known else None
     if used is None:
         raise ApiError(422, "wrong_code", "the six digits are wrong; is the phone's clock right?", param="code")
+    row = _step_up(request, viewer, password)
+    if row["totp_secret_enc"] and not _guessed(request, viewer.user_id, old_code):
+        message = "type a code of the authenticator that is set up now, or ask an admin for a reset link"
+        raise ApiError(403, "wrong_old_code", message, param="old_code")
     with writing(service.database) as connection:
         store.change_user(connection, viewer.user_id, totp_secret_enc=totp.seal(used, service.settings.secret))
+        store.end_sessions(connection, viewer.user_id, but=viewer.session_id)
         audit.record(connection, service, "totp.enable", viewer=viewer, request=request)
 
 
-def disable_totp(request: Request, viewer: Viewer, password: str) -> None:
-    """Switch it off; a browser that was left open is not enough."""
+def _step_up(request: Request, viewer: Viewer, password: str) -> RowMapping:
+    """The user's row, after the password or, for accounts without one, a sign-in of the last ten minutes."""
+    service = service_of(request)
+    with reading(service.database) as connection:
+        row = store.user(connection, viewer.user_id)
+        began = store.session_began(connection, viewer.session_id)
+    if row is not None and row["password_hash"] is None:
+        if began is None or began < now() - FRESH:
+            raise ApiError(403, "sign_in_again", "sign out and in again, then try once more", param="password")
+        return row
+    return _confirm_password(request, viewer, password)
+
+
+def disable_totp(request: Request, viewer: Viewer, password: str, code: str) -> None:
+    """Switch the second factor off; this takes what replacing it takes, or a thief would switch it off and on again."""
     service = service_of(request)
     need_accounts(service)
-    _confirm_password(request, viewer, password)
+    row = _step_up(request, viewer, password)
+    if row["totp_secret_enc"]:
+        check_code(request, viewer.user_id, code, status=403)
     with writing(service.database) as connection:
         store.change_user(connection, viewer.user_id, totp_secret_enc=None)
         audit.record(connection, service, "totp.disable", viewer=viewer, request=request)
 
 
-def _confirm_password(request: Request, viewer: Viewer, password: str) -> Any:
+def _confirm_password(request: Request, viewer: Viewer, password: str) -> RowMapping:
     """The user's row, if this is the password. Raises: ApiError 403, 429."""
     service = service_of(request)
     throttle, network = throttle_of(service), ip_prefix(request)
@@ -169,15 +217,17 @@ def set_up(request: Request, token: str, form: Mapping[str, Any]) -> str:
     """Make the first admin from the setup link; the cookie."""
     service = service_of(request)
     need_accounts(service)
+    brake(request)
     email, password = str(form.get("email", "")), str(form.get("password", ""))
     passwords.check_new(password, email=email)
+    with reading(service.database) as connection:  # before the hash, which costs 64 MiB: anyone may send this
+        _check_set_up(connection, token)
     mode = str(form.get("sign_up", "closed"))
     if mode not in SIGN_UP_MODES:
         raise ApiError(422, "invalid_value", f"sign-up is one of {', '.join(SIGN_UP_MODES)}", param="sign_up")
     hashed = passwords.hash_password(password)
     with writing(service.database) as connection:
-        if store.has_admin(connection):
-            raise ApiError(403, "link_over", "this server has been set up already; sign in")
+        _check_set_up(connection, token)
         store.use_link_token(connection, "setup", token)
         named = {"email": email, "name": str(form.get("name", "")), "role": "admin"}
         id = store.add_user(connection, password_hash=hashed, **named)
@@ -187,35 +237,55 @@ def set_up(request: Request, token: str, form: Mapping[str, Any]) -> str:
     return start(request, id, "login")
 
 
+def _check_set_up(connection: Connection, token: str) -> None:
+    if store.has_admin(connection):
+        raise ApiError(403, "link_over", "this server has been set up already; sign in")
+    store.link_token(connection, "setup", token)
+
+
 def join(request: Request, token: str, form: Mapping[str, Any]) -> str:
     """Make an account from an invitation, or without one where sign-up is open; the cookie."""
     service = service_of(request)
     need_accounts(service)
+    brake(request)
     email, password = str(form.get("email", "")).strip(), str(form.get("password", ""))
     passwords.check_new(password, email=email)
+    with reading(service.database) as connection:  # before the hash, which costs 64 MiB: anyone may send this
+        _role_of_invitation(connection, token, email)
     hashed = passwords.hash_password(password)
     with writing(service.database) as connection:
-        role, mode = "user", store.setting(connection, "sign_up", "closed")
-        if mode == "closed":
-            raise ApiError(403, "sign_up_closed", "this server takes no new accounts now")
+        role = _role_of_invitation(connection, token, email)
         if token:
-            link = store.use_link_token(connection, "invite", token)
-            role = link["role"] or "user"
-            if link["email_ci"] and link["email_ci"] != email.lower():
-                raise ApiError(403, "other_address", "this invitation is for another address", param="email")
-        elif mode != "open":
-            raise ApiError(403, "invitation_needed", "you need an invitation to join this server")
+            store.use_link_token(connection, "invite", token)
         named = {"email": email, "name": str(form.get("name", "")), "role": role}
         id = store.add_user(connection, password_hash=hashed, **named)
         audit.record(connection, service, "join", request=request, object="user", object_id=id, diff={"role": role})
     return start(request, id, "login")
 
 
+def _role_of_invitation(connection: Connection, token: str, email: str) -> str:
+    """The role that whoever brings this token gets. Raises: ApiError 403 for those who may not join."""
+    mode = store.setting(connection, "sign_up", "closed")
+    if mode == "closed":
+        raise ApiError(403, "sign_up_closed", "this server takes no new accounts now")
+    if not token:
+        if mode != "open":
+            raise ApiError(403, "invitation_needed", "you need an invitation to join this server")
+        return "user"
+    link = store.link_token(connection, "invite", token)
+    if link["email_ci"] and link["email_ci"] != email.lower():
+        raise ApiError(403, "other_address", "this invitation is for another address", param="email")
+    return link["role"] or "user"
+
+
 def reset_password(request: Request, token: str, password: str) -> str:
     """Set a new password from a reset link; every other browser is signed out. The cookie."""
     service = service_of(request)
     need_accounts(service)
+    brake(request)
     passwords.check_new(password)
+    with reading(service.database) as connection:  # before the hash, which costs 64 MiB: anyone may send this
+        store.link_token(connection, "reset", token)
     hashed = passwords.hash_password(password)
     with writing(service.database) as connection:
         link = store.use_link_token(connection, "reset", token)

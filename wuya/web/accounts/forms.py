@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from wuya.feedback.database import reading
+from wuya.database.connection import reading
 from wuya.web.accounts import flows, store
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.errors import ApiError

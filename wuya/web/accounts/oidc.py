@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, RowMapping
 from starlette.requests import Request
 
+from wuya.database.connection import reading, writing
 from wuya.errors import WuyaError
-from wuya.feedback.database import reading, writing
 from wuya.web import audit
 from wuya.web.accounts import flows, store, tickets
 from wuya.web.accounts.admin import origin

@@ -1,6 +1,8 @@
 """Passwords: argon2id, two at a time (a hash takes 64 MiB), and the few rules that help."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -18,6 +20,8 @@ COMMONEST = frozenset(
 
 _hasher = PasswordHasher(time_cost=3, memory_cost=64 * 1024, parallelism=2, type=Type.ID)
 _two_at_a_time = threading.BoundedSemaphore(2)
+_waiting = threading.BoundedSemaphore(8)
+"""Requests that hash or wait to: the rest of the server's threads stay free for everything else."""
 _of_nobody: list[str] = []
 
 
@@ -34,19 +38,31 @@ def check_new(password: str, *, email: str = "") -> None:
 
 
 def hash_password(password: str) -> str:
-    """What is kept of a password."""
-    with _two_at_a_time:
+    """What is kept of a password. Raises: ApiError 503 when too many requests wait for a hash."""
+    with _turn():
         return _hasher.hash(password)
 
 
 def matches(password_hash: str | None, password: str) -> bool:
-    """Whether it is the password; takes as long for people who do not exist."""
+    """Whether it is the password; takes as long for people who do not exist. Raises: ApiError 503 as above."""
     if len(password) > MAX_LENGTH:
         password = ""
-    with _two_at_a_time:
+    with _turn():
         if not _of_nobody:
             _of_nobody.append(_hasher.hash("of nobody"))
         try:
             return _hasher.verify(password_hash or _of_nobody[0], password) and password_hash is not None
         except (VerificationError, InvalidHashError):
             return False
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """One of two hashes at a time; a request that would be the ninth in line is turned away at once."""
+    if not _waiting.acquire(blocking=False):
+        raise ApiError(503, "busy", "too many people are signing in right now; try again in a moment", retry_after=2)
+    try:
+        with _two_at_a_time:
+            yield
+    finally:
+        _waiting.release()

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from wuya.feedback.database import reading, writing
+from wuya.database.connection import reading, writing
 from wuya.web import audit, i18n
 from wuya.web.accounts import admin, flows, forms, oidc_pages, store, totp
 from wuya.web.accounts.auth import Viewer, current_viewer, require
@@ -41,16 +41,19 @@ class Login(Credentials):
 
 
 class NewFactor(Body):
-    """The secret that was offered, and what the app shows for it."""
+    """The secret that was offered and what the app shows for it; the password, and a code of a factor it replaces."""
 
     secret: Text
     code: Text
+    password: Text = ""
+    old_code: Text = ""
 
 
-class Password(Body):
-    """To confirm."""
+class OldFactor(Body):
+    """A code of the factor that is to go, and the password where the account has one."""
 
-    password: Text
+    code: Text = ""
+    password: Text = ""
 
 
 class SetUp(Credentials):
@@ -139,13 +142,13 @@ def begin_totp(service: ServiceNow, viewer: Me) -> dict[str, str]:
 @router.post("/auth/totp/enable", status_code=204)
 def enable_totp(request: Request, body: NewFactor, viewer: Me) -> None:
     """Switch the second factor on."""
-    flows.enable_totp(request, viewer, body.secret, body.code)
+    flows.enable_totp(request, viewer, body.secret, body.code, password=body.password, old_code=body.old_code)
 
 
 @router.post("/auth/totp/disable", status_code=204)
-def disable_totp(request: Request, body: Password, viewer: Me) -> None:
-    """Switch it off."""
-    flows.disable_totp(request, viewer, body.password)
+def disable_totp(request: Request, body: OldFactor, viewer: Me) -> None:
+    """Switch the second factor off."""
+    flows.disable_totp(request, viewer, body.password, body.code)
 
 
 @router.post("/auth/password/reset", status_code=204)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, insert, or_, select, update
+from sqlalchemy.orm import aliased
 
-from wuya.feedback.tables import DemonstrationRow, User, now, uuid7
+from wuya.database.labeling_tables import DemonstrationRow, User, now, uuid7
+from wuya.database.service_tables import ApiKey, Conversation, Identity, OneTimeToken, ServiceSetting, Session
 from wuya.web import consent
 from wuya.web.errors import ApiError
-from wuya.web.tables import ApiKey, Conversation, Identity, OneTimeToken, ServiceSetting, Session
 
 IDLE = timedelta(days=14)
 ABSOLUTE = timedelta(days=90)
@@ -54,6 +55,12 @@ def has_admin(connection: Connection) -> bool:
     """Whether somebody can sign in and rule; if not, the setup link is open."""
     admins = select(func.count()).where(User.role == "admin", User.status == "active", User.password_hash.is_not(None))
     return bool(connection.execute(admins).scalar_one())
+
+
+def lock_admins(connection: Connection) -> set[str]:
+    """Ids of those who can sign in and rule; two of them can't go at the same moment."""
+    admins = (User.role == "admin", User.status == "active", User.password_hash.is_not(None))
+    return set(connection.execute(select(User.id).where(*admins).order_by(User.id).with_for_update()).scalars())
 
 
 def add_user(connection: Connection, *, email: str, name: str, password_hash: str | None, role: str) -> str:
@@ -163,6 +170,17 @@ def sessions(connection: Connection, user_id: str) -> Sequence[RowMapping]:
     return connection.execute(query.order_by(Session.last_used_at.desc()).limit(100)).mappings().all()
 
 
+def session_began(connection: Connection, session_id: str) -> datetime | None:
+    """When a browser signed in."""
+    return connection.execute(select(Session.created_at).where(Session.id == session_id)).scalar()
+
+
+def signed_in_from(connection: Connection, user_id: str, ip_prefix: str) -> bool:
+    """Whether a session of the user was ever started from a network."""
+    found = select(Session.id).where(Session.user_id == user_id, Session.ip_prefix == ip_prefix).limit(1)
+    return connection.execute(found).first() is not None
+
+
 def end_sessions(connection: Connection, user_id: str, *, session_id: str = "", but: str = "") -> int:
     """Sign out one browser, or all of a user but one; how many."""
     query = update(Session).where(Session.user_id == user_id, Session.revoked_at.is_(None))
@@ -207,28 +225,49 @@ def make_link_token(
     return token, expires
 
 
+def _alive() -> tuple[ColumnElement[bool], ...]:
+    """A link works while it is unused, its time is not over, and whoever made it is still an active admin."""
+    giver = aliased(User)
+    allowed = select(giver.id).where(giver.id == OneTimeToken.created_by, giver.role == "admin")
+    by_an_admin = or_(OneTimeToken.kind == "setup", allowed.where(giver.status == "active").exists())
+    return OneTimeToken.used_at.is_(None), OneTimeToken.expires_at > now(), by_an_admin
+
+
+def link_token(connection: Connection, kind: str, token: str) -> RowMapping:
+    """Look at a link without using it. Raises: ApiError 403 where it does not work (any more)."""
+    wanted = (OneTimeToken.kind == kind, OneTimeToken.token_sha256 == sha256(token))
+    row = connection.execute(select(OneTimeToken.__table__).where(*wanted, *_alive())).mappings().first()
+    if row is None:
+        raise ApiError(403, "link_over", "this link was used before, or it works no more; ask for a new one")
+    return row
+
+
 def use_link_token(connection: Connection, kind: str, token: str) -> RowMapping:
     """Take a link's secret; it never works again."""
-    wanted = (OneTimeToken.kind == kind, OneTimeToken.token_sha256 == sha256(token))
-    alive = (OneTimeToken.used_at.is_(None), OneTimeToken.expires_at > now())
-    row = connection.execute(select(OneTimeToken.__table__).where(*wanted, *alive)).mappings().first()
-    used = update(OneTimeToken).where(*wanted, *alive).values(used_at=now())
-    if row is None or connection.execute(used).rowcount != 1:
-        raise ApiError(403, "link_over", "this link was used before, or its time is over; ask for a new one")
+    row = link_token(connection, kind, token)
+    used = update(OneTimeToken).where(OneTimeToken.id == row["id"], OneTimeToken.used_at.is_(None))
+    if connection.execute(used.values(used_at=now())).rowcount != 1:
+        raise ApiError(403, "link_over", "this link was used before, or it works no more; ask for a new one")
     return row
 
 
 def open_invitations(connection: Connection) -> Sequence[RowMapping]:
     """Invitations that nobody took yet."""
-    query = select(OneTimeToken.__table__).where(OneTimeToken.kind == "invite", OneTimeToken.used_at.is_(None))
-    return connection.execute(query.where(OneTimeToken.expires_at > now())).mappings().all()
+    query = select(OneTimeToken.__table__).where(OneTimeToken.kind == "invite", *_alive())
+    return connection.execute(query).mappings().all()
+
+
+def revoke_links(connection: Connection, *, id: str = "", created_by: str = "") -> int:
+    """End one open invitation, or all links that a person made; how many."""
+    query = update(OneTimeToken).where(OneTimeToken.used_at.is_(None), OneTimeToken.kind.in_(("invite", "reset")))
+    which = OneTimeToken.created_by == created_by if created_by else OneTimeToken.id == id
+    return connection.execute(query.where(which).values(used_at=now())).rowcount
 
 
 def use_invitation_for(connection: Connection, email: str) -> str | None:
     """Take the newest open invitation that is bound to an address which is proved; its role."""
     bound = (OneTimeToken.kind == "invite", OneTimeToken.email_ci == email)
-    alive = (OneTimeToken.used_at.is_(None), OneTimeToken.expires_at > now())
-    query = select(OneTimeToken.id, OneTimeToken.role).where(*bound, *alive).order_by(OneTimeToken.id.desc())
+    query = select(OneTimeToken.id, OneTimeToken.role).where(*bound, *_alive()).order_by(OneTimeToken.id.desc())
     row = connection.execute(query.limit(1).with_for_update()).first()
     if row is None:
         return None

@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, delete
 from sqlalchemy.dialects import postgresql, sqlite
 
-from wuya.feedback.tables import now, uuid7
+from wuya.database.labeling_tables import now, uuid7
+from wuya.database.service_tables import OneTimeToken
 from wuya.web.accounts.store import sha256
-from wuya.web.tables import OneTimeToken
 
 LIFE_SECONDS = 600
 KIND = "oidc"

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,6 +17,7 @@ from wuya.web.api.params import completion_params
 from wuya.web.api.pieces import LegacyLogprobs, Piece, pieces
 from wuya.web.api.schema import CompletionRequest
 from wuya.web.api.screening import Watch, screen_texts, watch_of
+from wuya.web.moderation.moderator import moderator_of
 from wuya.web.service import Service
 
 KIND = "text_completion"
@@ -64,7 +66,7 @@ async def complete(request: Request, service: Service, caller: Caller, body: Com
     prompts, texts = await _read_prompts(service, model, body)
     head = new_head("cmpl", model)
     plan = Plan(service, caller, body, head, prompts, [_params(body, len(ids), model) for ids in prompts])
-    await screen_texts(service, caller, [text for text in texts if text])
+    await screen_texts(service, caller, await _readable(service, model, prompts, texts))
     whole = _Whole(service, body, head, prompts, texts, await watch_of(service, caller))
     return await answer(
         request, plan, encode=lambda jobs: encode(whole, jobs), collect=lambda jobs: collect(whole, jobs)
@@ -86,6 +88,18 @@ async def _read_prompts(
     if not all(prompts):
         raise refusals.invalid_value("a prompt needs at least one token", "prompt")
     return prompts, texts
+
+
+async def _readable(
+    service: Service, model: ModelInfo, prompts: Sequence[Sequence[int]], texts: Sequence[str | None]
+) -> list[str]:
+    """The prompts as moderation reads them; those sent as ids are decoded where there are rules."""
+    has_rules = bool(await run_in_threadpool(moderator_of(service).rules))
+    return [
+        await service.engine.decode(model.alias, list(ids)) if text is None else text
+        for ids, text in zip(prompts, texts, strict=True)
+        if has_rules
+    ]
 
 
 def _params(body: CompletionRequest, prompt_tokens: int, model: ModelInfo) -> GenerationParams:

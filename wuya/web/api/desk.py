@@ -4,10 +4,12 @@ In single-user mode a request needs no key; a key of ours that is sent all the s
 """
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends
@@ -15,7 +17,8 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from wuya.feedback.tables import now
+from wuya.database.labeling_tables import now
+from wuya.errors import WuyaError
 from wuya.inference.backends.protocol import ModelInfo
 from wuya.web.api import refusals, shared_limits, store
 from wuya.web.api.jobs import Usage
@@ -24,11 +27,16 @@ from wuya.web.api.limits import RateLimiter, Verdict
 from wuya.web.api.store import KeyRecord
 from wuya.web.operations.metrics import Metrics, metrics_of
 from wuya.web.service import Service, service_of
+from wuya.web.supervision import persistently
 from wuya.web.traffic import models_of
 from wuya.web.usage import add_usage, release, reserve
 
+log = logging.getLogger("wuya.web.api")
+
 GRACE_SECONDS = 3.0
 """How long answers may go on once the server was told to stop; uvicorn cuts connections after five."""
+USAGE_SECONDS = 120.0
+"""How long counting a request's tokens is tried again while the database takes no writes."""
 BEARER = HTTPBearer(auto_error=False, description="An API key. Not needed where the server runs without accounts.")
 """For the OpenAPI document; the work is done by `caller_with`."""
 
@@ -46,8 +54,11 @@ class Caller:
         return self.key is None or not self.key.models or alias in self.key.models
 
 
+V1_SCOPES = frozenset({"chat", "completions", "embeddings", "moderations"})
+
+
 def caller_with(scope: str) -> Callable[[Request, object], Caller]:
-    """A dependency: the request's caller, refused without a good key of this scope ("": any good key)."""
+    """A dependency: the request's caller, refused without a good key of this scope ("": any scope of `/v1`)."""
 
     def dependency(request: Request, _documented: Annotated[object, Depends(BEARER)]) -> Caller:
         service = service_of(request)
@@ -62,11 +73,11 @@ def caller_with(scope: str) -> Callable[[Request, object], Caller]:
         key = store.find_key(service.database, sha256_of(text)) if looks_like_ours(text) else None
         if key is None:
             raise refusals.bad_key("this API key is unknown, expired or revoked")
-        if scope and scope not in key.scopes:
-            raise refusals.not_allowed(f"this API key lacks the scope `{scope}`; it has: {', '.join(key.scopes)}")
+        if not ({scope} if scope else V1_SCOPES) & set(key.scopes):
+            needed = f"the scope `{scope}`" if scope else "a scope of `/v1`"
+            raise refusals.not_allowed(f"this API key lacks {needed}; it has: {', '.join(key.scopes)}")
         return Caller(key.user_id, key)
 
-    dependency.scope = scope  # type: ignore[attr-defined]  # a test reads it
     return dependency
 
 
@@ -181,13 +192,20 @@ class Desk:
         self._later(self._write(ticket, ticket.usage, now().date()))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        async def told() -> None:
+            try:
+                await work
+            except WuyaError as error:
+                log.error("usage could not be counted", extra={"reason": error.brief})
+
+        task = asyncio.create_task(told())
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
 
     async def _write(self, ticket: Ticket, usage: Usage, day: date) -> None:
         key = ticket.caller.key
-        await run_in_threadpool(
+        add = partial(
+            run_in_threadpool,
             add_usage,
             self.service.database,
             day=day,
@@ -198,6 +216,7 @@ class Desk:
             completion_tokens=usage.completion_tokens,
             reservation=ticket.reservation,
         )
+        await persistently(add, seconds=USAGE_SECONDS, stop=lambda: self.service.closing)  # a full disk is freed
         if key is not None and key.tpm and self._shares_limits:
             tokens = usage.completion_tokens
             await run_in_threadpool(shared_limits.charge, self.service.database, key.id, tpm=key.tpm, tokens=tokens)

@@ -12,10 +12,10 @@ from starlette.requests import ClientDisconnect, Request
 from wuya.inference.backends.protocol import (
     Delta,
     Done,
-    Engine,
     Event,
     Failed,
     GenerationRequest,
+    ServingEngine,
     Started,
 )
 from wuya.web.operations.metrics import Metrics
@@ -127,7 +127,9 @@ class Jobs:
 
 
 @asynccontextmanager
-async def open_jobs(engine: Engine, requests: Sequence[GenerationRequest], metrics: Metrics) -> AsyncIterator[Jobs]:
+async def open_jobs(
+    engine: ServingEngine, requests: Sequence[GenerationRequest], metrics: Metrics
+) -> AsyncIterator[Jobs]:
     """Hand `requests` to the engine, all or none; raises what the engine refuses with. Leaving frees every slot."""
     streams: list[AsyncGenerator[Event, None]] = []
     jobs: Jobs | None = None

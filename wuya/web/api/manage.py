@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from wuya.feedback.tables import now
+from wuya.database.labeling_tables import now
 from wuya.web import audit
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.api import store

@@ -20,6 +20,7 @@ def chat_params(body: ChatRequest, *, prompt_tokens: int, model: ModelInfo) -> G
         n=body.n or 1,
         logprobs=logprobs,
         json_schema=output_schema(body),
+        continues=body.messages[-1].role == "assistant",
         **_sampling(body),
     )
 
@@ -37,6 +38,7 @@ def completion_params(
         max_tokens=max_tokens,
         n=body.best_of or body.n or 1,
         logprobs=logprobs,
+        continues=True,
         ignore_eos=scoring,
         **_sampling(body),
     )

@@ -15,7 +15,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from wuya.errors import RunError, WuyaError
-from wuya.inference.backends.protocol import ContextTooLong, EngineError, Failed, Overloaded, UnknownModel, Unsupported
+from wuya.inference.backends.protocol import (
+    ContextTooLong,
+    EngineError,
+    Failed,
+    InvalidParameter,
+    InvalidSchema,
+    Overloaded,
+    UnknownModel,
+    Unsupported,
+)
 from wuya.web.errors import ApiError, error_body
 
 CLIENT_LEFT = 499
@@ -93,6 +102,10 @@ def of_engine(error: WuyaError, *, param: str = "messages") -> ApiError:
         return context_too_long(error.prompt_tokens, error.max_tokens, error.context_length, param=param)
     if isinstance(error, Unsupported):
         return unsupported(error.what, error.param or None)
+    if isinstance(error, InvalidParameter):
+        return invalid_value(error.what + (f" (found: {error.found})" if error.found else ""), error.param)
+    if isinstance(error, InvalidSchema):
+        return invalid_value(error.what + (f" (found: {error.found})" if error.found else ""), "response_format")
     if isinstance(error, Overloaded):
         return overloaded(error.what, retry_after=error.retry_after)
     if isinstance(error, EngineError):
@@ -102,8 +115,8 @@ def of_engine(error: WuyaError, *, param: str = "messages") -> ApiError:
 
 def of_failure(event: Failed, *, streaming: bool) -> ApiError:
     """A job that ended without a result. A stream names the cause; before the first byte it is a status."""
-    if event.code == "invalid_schema":
-        return invalid_value(event.message, "response_format")
+    if event.code in ("invalid_schema", "invalid_value"):
+        return invalid_value(event.message, "response_format" if event.code == "invalid_schema" else "logit_bias")
     if event.code == "engine_lost" or event.retryable:
         message = "the engine stopped in the middle of this request; it is being started again"
         return ApiError(503, event.code, message, kind="server_error") if streaming else overloaded(message)

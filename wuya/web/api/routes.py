@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
-from wuya.feedback.database import writing
+from wuya.database.connection import writing
 from wuya.inference.backends.protocol import ModelInfo
 from wuya.web.accounts.auth import ME
 from wuya.web.accounts.store import ensure_single_user

@@ -1,5 +1,6 @@
 """Moderation of `/v1`: inputs before anything is generated, outputs while they grow, and `/v1/moderations`."""
 
+import json
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from wuya.web.api import refusals
 from wuya.web.api.desk import Caller
-from wuya.web.api.schema import ChatRequest, Content, ModerationRequest, TextPart
+from wuya.web.api.schema import ChatRequest, Content, Message, ModerationRequest, TextPart
 from wuya.web.errors import ApiError
 from wuya.web.moderation.moderator import Moderator, moderator_of
 from wuya.web.service import Service
@@ -17,7 +18,9 @@ from wuya.web.service import Service
 async def screen_chat(service: Service, caller: Caller, body: ChatRequest) -> None:
     """Refuse a chat whose texts a rule blocks. What is new since the last answer may also be flagged."""
     last = max((number for number, m in enumerate(body.messages) if m.role == "assistant"), default=-1)
-    old = [message.text for message in body.messages[: last + 1] if message.role != "assistant"]
+    old = [message.text for message in body.messages[: last + 1]]  # the caller may have made "answers" up, too
+    old += [text for message in body.messages for text in _around(message)]
+    old += [text for tool in body.tools or () for text in _strings(tool.model_dump())]
     await screen_texts(service, caller, [message.text for message in body.messages[last + 1 :]], known=old)
 
 
@@ -98,6 +101,34 @@ async def moderate(service: Service, body: ModerationRequest) -> dict[str, Any]:
             }
         )
     return {"id": f"modr-{secrets.token_hex(16)}", "model": "rules", "results": results}
+
+
+def _around(message: Message) -> list[str]:
+    """What a message makes the model read besides its text."""
+    calls = [call.function for call in message.tool_calls or ()]
+    return [message.name or "", *(text for call in calls for text in (call.name, *_arguments(call.arguments)))]
+
+
+def _arguments(text: str) -> list[str]:
+    """Strings of a call's arguments as the template prints them, without JSON's escapes."""
+    try:
+        return [text, *_strings(json.loads(text))]
+    except (ValueError, RecursionError):
+        return [text]
+
+
+def _strings(value: object) -> list[str]:
+    """All strings inside a value, keys included."""
+    found, waiting = [], [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, dict):
+            waiting += [*item, *item.values()]
+        elif isinstance(item, list | tuple):
+            waiting += item
+    return found
 
 
 def _texts(given: Content | list[str]) -> list[str]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from wuya.feedback.database import writing
+from wuya.database.connection import writing
+from wuya.database.service_tables import RateBucket
 from wuya.web.api.limits import TokenBucket, Verdict, take_all
-from wuya.web.tables import RateBucket
 
 FORGET_SECONDS = 3600.0
 """A bucket is full again long before."""

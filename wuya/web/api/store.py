@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, Select, func, insert, or_, select, update
 
-from wuya.feedback.database import reading, writing
-from wuya.feedback.tables import User, now, uuid7
+from wuya.database.connection import reading, writing
+from wuya.database.labeling_tables import User, now, uuid7
+from wuya.database.service_tables import ApiKey, UsageRow
 from wuya.web.accounts.store import set_setting, setting
 from wuya.web.api.key_text import new_key, sha256_of
-from wuya.web.tables import ApiKey, UsageRow
 from wuya.web.usage import month_start
 
 Note = Callable[[Connection, str], None]

@@ -12,17 +12,24 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, update
 
-from wuya.feedback.base import uuid7
-from wuya.feedback.database import reading
-from wuya.inference.backends.protocol import ContextTooLong, Engine, GenerationParams, GenerationRequest, UnknownModel
+from wuya.database.base import uuid7
+from wuya.database.connection import reading
+from wuya.database.service_tables import ChatMessage
+from wuya.inference.backends.protocol import (
+    ContextTooLong,
+    GenerationParams,
+    GenerationRequest,
+    ServingEngine,
+    UnknownModel,
+)
 from wuya.web import consent
 from wuya.web.chat import ledger, messages, opinions, store, views
 from wuya.web.chat.job import Job
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.chat.schema import PARAMS, Generate, Params
 from wuya.web.errors import ApiError
+from wuya.web.moderation.moderator import moderator_of
 from wuya.web.service import Service
-from wuya.web.tables import ChatMessage
 from wuya.web.traffic import Route, models_of, traffic_of
 from wuya.web.tree import tree_of
 
@@ -76,7 +83,7 @@ def known_model(service: Service, alias: str) -> str:
     return alias
 
 
-def context_length(engine: Engine, model: str) -> int:
+def context_length(engine: ServingEngine, model: str) -> int:
     """Tokens a model can hold. Raises: UnknownModel."""
     models = {found.alias: found for found in engine.info().models}
     if model not in models:
@@ -84,7 +91,7 @@ def context_length(engine: Engine, model: str) -> int:
     return models[model].context_length
 
 
-async def fit(engine: Engine, model: str, texts: Sequence[Text], wanted: int) -> FittedPrompt:
+async def fit(engine: ServingEngine, model: str, texts: Sequence[Text], wanted: int) -> FittedPrompt:
     """Leave out the oldest turns until prompt and answer fit. Raises: UnknownModel, ContextTooLong."""
     context = context_length(engine, model)
     reserved = min(wanted, max(LEAST_ANSWER, context // 2))
@@ -119,9 +126,12 @@ async def plan(
     compare = options.compare or options.models is not None
     aliases = options.models or [options.model or conversation["model_alias"] or default_model(service)]
     aliases = aliases * 2 if compare and len(aliases) == 1 else aliases if compare else aliases * options.n
+    if compare:  # ids and siblings keep the order of writing, which must not tell whose answer is whose
+        secrets.SystemRandom().shuffle(aliases)
     hub.admit(user_id, len(aliases))
     params = params_of(conversation["params"], options.params)
     texts = _with_system(conversation["system_prompt"], path)
+    await asyncio.to_thread(_screen, service, texts)
     known = {alias: await traffic_of(service).route(alias, conversation["id"]) for alias in dict.fromkeys(aliases)}
     routes = tuple(known[alias] for alias in aliases)
     fitted = {route: await fit(service.engine, route.engine_alias, texts, params.max_tokens) for route in set(routes)}
@@ -146,6 +156,7 @@ async def plan_continuation(
     alias = row["model_alias"] or conversation["model_alias"] or default_model(service)
     params = params_of(conversation["params"], Params())
     texts = _with_system(conversation["system_prompt"], path)
+    await asyncio.to_thread(_screen, service, texts)
     route = await traffic_of(service).route(alias, conversation["id"])
     fitted = await fit(service.engine, route.engine_alias, texts, params.max_tokens)
     own = replace(params, seed=params.seed if params.seed is not None else secrets.randbits(31),
@@ -247,6 +258,17 @@ def params_of(stored: dict[str, Any], once: Params) -> GenerationParams:
 def _with_system(system: str, path: Sequence[Text]) -> list[Text]:
     first = [{"id": "", "role": "system", "content": system}] if system.strip() else []
     return [*first, *path]
+
+
+def _screen(service: Service, texts: Sequence[Text]) -> None:
+    """Refuse a chat with a blocked text that people brought in: system prompts, imports and copies are not screened
+    when they are stored, and rules change. Answers of our own models fall under the rules for outputs."""
+    words = moderator_of(service).word_rules()
+    for text in texts:
+        verdict = words.check(text["content"], "input") if text.get("author") != "model" else None
+        if verdict is not None and verdict.rule.action == "block":
+            message = "this chat has a text that breaks a rule of this server"
+            raise ApiError(400, "content_policy_violation", message, param="messages")
 
 
 def _turn(text: Text) -> Text:

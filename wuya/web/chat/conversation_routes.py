@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Response
 from sqlalchemy import select
 
-from wuya.feedback.base import now
-from wuya.feedback.database import reading, writing
+from wuya.database.base import now
+from wuya.database.connection import reading, writing
+from wuya.database.service_tables import ChatMessage, Conversation
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.chat import answers, messages, schema, search, search_store, shares, store, views
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.errors import ApiError
 from wuya.web.service import Service, service_of
-from wuya.web.tables import ChatMessage, Conversation
 from wuya.web.traffic import models_of
 from wuya.web.tree import tree_of
 
@@ -83,7 +83,7 @@ def create_conversation(body: schema.NewConversation, viewer: Chatter, service: 
             connection, viewer.user_id, title=body.title, model_alias=model, params=body.params.given(),
             system_prompt=body.system_prompt, mode=body.mode, data_use=data_use,
         )  # fmt: skip
-        return views.conversation(connection, store.owned(connection, id, viewer.user_id), viewer.user_id)
+    return get_conversation(id, viewer, service)
 
 
 @router.get("/conversations/{id}")
@@ -113,7 +113,7 @@ def change_conversation(
         if body.active_leaf_id is not None and body.active_leaf_id not in tree_of(connection, id):
             raise ApiError(404, "not_found", "there is no such message in this conversation", param="active_leaf_id")
         store.change(connection, row, values, secret=service.settings.secret)
-        return views.conversation(connection, store.owned(connection, id, viewer.user_id), viewer.user_id)
+    return get_conversation(id, viewer, service)
 
 
 @router.delete("/conversations/{id}", status_code=204)
@@ -178,13 +178,12 @@ def fork_conversation(id: str, body: schema.Fork, viewer: Chatter, service: TheS
         leaf = body.leaf_id or row["active_leaf_id"] or tree.last_leaf()
         if leaf is not None and leaf not in tree:
             raise ApiError(404, "not_found", "there is no such message in this conversation", param="leaf_id")
-        path = [m for m in views.messages(connection, tree.path(leaf), tree, viewer.user_id) if not m["hidden"]]
-        whole = [m for m in path if m["status"] != "streaming"]
+        path = messages.frozen(connection, tree.path(leaf))
         copy = messages.copy_path(
-            connection, viewer.user_id, whole, title=row["title"], model_alias=row["model_alias"],
+            connection, viewer.user_id, path, title=row["title"], model_alias=row["model_alias"],
             params=row["params"], system_prompt=row["system_prompt"], data_use=row["data_use"],
         )  # fmt: skip
-        return views.conversation(connection, store.owned(connection, copy, viewer.user_id), viewer.user_id)
+    return get_conversation(copy, viewer, service)
 
 
 @router.get("/search")

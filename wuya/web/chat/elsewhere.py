@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from sqlalchemy import Engine as Database
 
-from wuya.feedback.database import reading, writing
+from wuya.database.connection import reading, writing
 from wuya.web.chat import ledger
 from wuya.web.chat.job import ServerEvent
 

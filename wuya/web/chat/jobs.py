@@ -13,20 +13,21 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from functools import partial
 
 from sqlalchemy import Engine as Database
 
+from wuya.database.base import now
+from wuya.database.connection import reading, writing
 from wuya.errors import WuyaError
-from wuya.feedback.base import now
-from wuya.feedback.database import reading, writing
 from wuya.inference.backends.protocol import (
     ContextTooLong,
     Delta,
     Done,
-    Engine,
     EngineError,
     Event,
     Failed,
+    ServingEngine,
     Started,
     UnknownModel,
 )
@@ -37,6 +38,7 @@ from wuya.web.chat.meter import Meter
 from wuya.web.errors import ApiError
 from wuya.web.moderation.moderator import Moderator
 from wuya.web.moderation.rules import WordRules
+from wuya.web.supervision import persistently
 
 log = logging.getLogger("wuya.web.chat")
 
@@ -52,6 +54,8 @@ DRAW_REST = 4.0
 """After a drawing of any answer, all rest so many times as long: drawing takes a fifth of a core at most."""
 RULE_CHARS = 400
 """A word that a rule looks for may begin so far back."""
+END_SECONDS = 120.0
+"""How long the end of an answer is tried to be saved."""
 RETRY_SECONDS = 30.0
 """How long a job waits for an engine that is full or starting again."""
 
@@ -61,7 +65,7 @@ class GenerationHub:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: ServingEngine,
         database: Database,
         journal: Journal,
         *,
@@ -310,7 +314,7 @@ class GenerationHub:
     async def _finish(self, job: Job) -> None:
         """Write the end, then tell it: whoever hears of the end finds it in the database."""
         self._flush_due()
-        message = await asyncio.to_thread(self._write_end, job)
+        message = await self._written_end(job)
         job.publish("usage", {"prompt": job.prompt_tokens, "completion": job.tokens, "tps": job.tokens_per_second})
         job.ended = True
         if job.error_code:
@@ -318,6 +322,17 @@ class GenerationHub:
         else:
             job.publish("final", {"message": message, "finish_reason": job.finish_reason})
         asyncio.get_running_loop().call_later(KEEP_SECONDS, self.jobs.pop, job.id, None)
+
+    async def _written_end(self, job: Job) -> dict[str, object] | None:
+        """Write the end, whatever the database says at first: a job without an end would be watched for ever."""
+        try:
+            write = partial(asyncio.to_thread, self._write_end, job)
+            return await persistently(write, seconds=END_SECONDS, stop=lambda: self._closing)
+        except WuyaError:
+            log.exception("the end of an answer could not be saved; its text is in the journal")
+            self.journal.keep()
+            job.state, job.error_code, job.retryable = "failed", "not_saved", True
+            return None
 
     def _write_end(self, job: Job) -> dict[str, object]:
         if self.moderator and (job.text or job.withheld):
@@ -337,6 +352,7 @@ class GenerationHub:
 
     async def _save_until_idle(self) -> None:
         """Every half second: texts of all jobs in one transaction, usage to viewers, stops asked of other processes."""
+        is_saved = True
         while any(not job.ended for job in self.jobs.values()):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake_saver.wait(), SAVE_SECONDS)
@@ -357,8 +373,11 @@ class GenerationHub:
             except WuyaError:
                 for job in dirty:
                     job.is_dirty = True
-                log.exception("texts of running generations could not be saved; they are in the journal")
+                if is_saved:  # once, not twice a second
+                    log.exception("texts of running generations could not be saved; they are in the journal")
+                is_saved = False
                 continue
+            is_saved = True
             for id, by in asked.items():
                 await self.stop(id, by=by)
             self.journal.drop_old()

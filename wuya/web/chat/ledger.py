@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
-from wuya.feedback.base import now
-from wuya.feedback.tables import User
+from wuya.database.base import now
+from wuya.database.labeling_tables import User
+from wuya.database.service_tables import ChatMessage, Conversation, Generation
 from wuya.web.chat import search_store, views
 from wuya.web.chat.job import Job, ServerEvent
 from wuya.web.chat.journal import apply_pieces
 from wuya.web.errors import ApiError
-from wuya.web.tables import ChatMessage, Conversation, Generation
 
 LIVE = ("queued", "running")
 STATUS = {"done": "complete", "stopped": "stopped", "failed": "error"}
@@ -70,25 +70,14 @@ def save(connection: Connection, progress: Iterable[Progress], running: Sequence
 
     Jobs that have ended since keep their end: `finish` may have been faster.
     """
-    changed = list(progress)
     at = now()
-    if changed:
-        named = update(ChatMessage).where(ChatMessage.id == bindparam("row"), ChatMessage.status == "streaming")
-        texts = [
-            {"row": p.message_id, "content": p.text, "completion_tokens": p.tokens, "prompt_tokens": p.prompt_tokens}
-            for p in changed
-        ]
-        connection.execute(named, texts)
-        for p in changed:
-            values = {
-                "last_seq": p.seq,
-                "state": p.state,
-                "started_at": p.started_at,
-                "first_token_at": p.first_token_at,
-            }
-            connection.execute(
-                update(Generation).where(Generation.id == p.id, Generation.state.in_(LIVE)).values(**values)
-            )
+    for p in progress:  # the generation before its message, as `finish` does: in another order the two could deadlock
+        generation = update(Generation).where(Generation.id == p.id, Generation.state.in_(LIVE))
+        connection.execute(
+            generation.values(last_seq=p.seq, state=p.state, started_at=p.started_at, first_token_at=p.first_token_at)
+        )
+        message = update(ChatMessage).where(ChatMessage.id == p.message_id, ChatMessage.status == "streaming")
+        connection.execute(message.values(content=p.text, completion_tokens=p.tokens, prompt_tokens=p.prompt_tokens))
     connection.execute(update(Generation).where(Generation.id.in_(running)).values(heartbeat_at=at))
     asked = select(Generation.id, Generation.cancelled_by).where(Generation.id.in_(running))
     return {id: by or "" for id, by in connection.execute(asked.where(Generation.cancel_requested_at.is_not(None)))}
@@ -124,7 +113,7 @@ def recover(connection: Connection, pieces: Mapping[str, list[tuple[int, str]]],
     if not everything:
         limit = now() - timedelta(seconds=HEARTBEAT_SECONDS)
         dead = dead.where((Generation.heartbeat_at < limit) | Generation.id.in_(list(pieces)))
-    rows = connection.execute(dead).mappings().all()
+    rows = connection.execute(dead.with_for_update(skip_locked=True)).mappings().all()  # not one that is just ending
     for row in rows:
         text = connection.execute(select(ChatMessage.content).where(ChatMessage.id == row["message_id"])).scalar() or ""
         text = apply_pieces(text, pieces.get(row["id"], []))

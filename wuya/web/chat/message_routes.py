@@ -10,12 +10,13 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy import Connection, RowMapping
 from starlette.responses import StreamingResponse
 
-from wuya.feedback.base import uuid7
-from wuya.feedback.database import reading, writing
+from wuya.database.base import uuid7
+from wuya.database.connection import reading, writing
 from wuya.web import consent
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.chat import answers, ledger, messages, opinions, schema, store, views
 from wuya.web.chat.answers import Plan, Text
+from wuya.web.chat.job import Job
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.errors import ApiError
 from wuya.web.moderation.moderator import moderator_of
@@ -54,9 +55,7 @@ async def edit_message(id: str, body: schema.Edit, viewer: Chatter, service: The
             new = messages.add(connection, row["conversation_id"], row["parent_id"], "assistant", body.content)
             store.touch(connection, row["conversation_id"], active_leaf_id=new)
             consent.publish(connection, row["conversation_id"], secret=service.settings.secret)
-            shown = views.message(connection, new, viewer.user_id)
-            answer = answers.started(connection, [], None, viewer.user_id, row["conversation_id"])
-            return {"message": shown} | answer
+        return _shown(service, viewer, row["conversation_id"], said=new)
 
     return await asyncio.to_thread(write)
 
@@ -91,11 +90,10 @@ def select_branch(id: str, viewer: Chatter, service: TheService) -> dict[str, An
         tree = tree_of(connection, row["conversation_id"])
         leaf = tree.newest_leaf(id)
         store.set_leaf(connection, row["conversation_id"], leaf)
-        path = tree.path(leaf)
-        return {
-            "active_leaf_id": leaf,
-            "messages": views.messages(connection, path[path.index(id) :], tree, viewer.user_id),
-        }
+    path = tree.path(leaf)
+    with reading(service.database) as connection:
+        shown = views.messages(connection, path[path.index(id) :], tree, viewer.user_id)
+    return {"active_leaf_id": leaf, "messages": shown}
 
 
 @router.get("/messages/{id}")
@@ -228,8 +226,7 @@ async def _say(
     def write() -> dict[str, Any]:
         with writing(service.database) as connection:
             add(connection)
-            answer = answers.started(connection, [], None, viewer.user_id, id)
-            return {"message": views.message(connection, message_id, viewer.user_id)} | answer
+        return _shown(service, viewer, id, said=message_id)
 
     return await asyncio.to_thread(write)
 
@@ -239,25 +236,35 @@ async def _carry_out(
 ) -> dict[str, Any]:
     """Write the rows in one transaction, start the jobs, and tell the page."""
 
-    def write() -> tuple[list[Any], dict[str, Any]]:
+    def write() -> tuple[list[Job], str | None]:
         with writing(service.database) as connection:
             if first is not None:
                 first(connection)
             else:
                 store.owned(connection, plan.conversation["id"], viewer.user_id, lock=True)
-            jobs, comparison = answers.carry_out(
-                connection, plan, viewer.user_id, parent_id, secret=service.settings.secret
-            )
-            ids = [job.message_id for job in jobs]
-            answer = answers.started(connection, ids, comparison, viewer.user_id, plan.conversation["id"])
-            if said:
-                answer = {"message": views.message(connection, said, viewer.user_id)} | answer
-            return jobs, answer
+            return answers.carry_out(connection, plan, viewer.user_id, parent_id, secret=service.settings.secret)
 
-    jobs, answer = await asyncio.to_thread(write)
+    jobs, comparison = await asyncio.to_thread(write)
+    ids, chat = [job.message_id for job in jobs], plan.conversation["id"]
+    answer = await asyncio.to_thread(_shown, service, viewer, chat, ids=ids, comparison=comparison, said=said)
     for job in jobs:
         service.get(GenerationHub).start(job)
     return answer
+
+
+def _shown(
+    service: Service,
+    viewer: Viewer,
+    conversation_id: str,
+    *,
+    said: str,
+    ids: Sequence[str] = (),
+    comparison: str | None = None,
+) -> dict[str, Any]:
+    """What the page needs after a write, drawn once the write is over: drawing long texts takes seconds."""
+    with reading(service.database) as connection:
+        answer = answers.started(connection, ids, comparison, viewer.user_id, conversation_id)
+        return ({"message": views.message(connection, said, viewer.user_id)} if said else {}) | answer
 
 
 async def _moderate(service: Service, viewer: Viewer, content: str) -> None:

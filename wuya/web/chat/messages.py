@@ -5,10 +5,10 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, insert, select
 
-from wuya.feedback.base import uuid7
+from wuya.database.base import uuid7
+from wuya.database.service_tables import ChatComparison, ChatMessage, Conversation
 from wuya.web.chat import search_store, store
 from wuya.web.errors import ApiError
-from wuya.web.tables import ChatMessage, Conversation
 from wuya.web.tree import Tree, tree_of
 
 CONTENT_BYTES = 256 << 10
@@ -98,11 +98,38 @@ def path_above(connection: Connection, conversation_id: str, before: str | None,
 
 def texts(connection: Connection, ids: Sequence[str]) -> list[dict[str, str]]:
     """Roles and contents for a prompt, in the order of `ids`; what a moderator hid is left out."""
-    query = select(ChatMessage.id, ChatMessage.role, ChatMessage.content).where(
+    query = select(ChatMessage.id, ChatMessage.role, ChatMessage.content, ChatMessage.generation_id).where(
         ChatMessage.id.in_(ids), ChatMessage.hidden_by_moderation.is_(False)
     )
-    rows = {id: {"role": role, "content": content, "id": id} for id, role, content in connection.execute(query)}
+    rows = {
+        id: {"role": role, "content": content, "id": id, "author": "model" if generation else "person"}
+        for id, role, content, generation in connection.execute(query)
+    }
     return [rows[id] for id in ids if id in rows]
+
+
+def undecided(connection: Connection, parents: Sequence[str]) -> set[str]:
+    """Answers below these messages whose models stay hidden until somebody has voted."""
+    query = select(ChatComparison.a_message_id, ChatComparison.b_message_id).where(ChatComparison.outcome.is_(None))
+    return {id for pair in connection.execute(query.where(ChatComparison.parent_id.in_(parents))) for id in pair}
+
+
+def frozen(connection: Connection, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Whole messages for a copy or a share; a name stays hidden while its comparison waits for the vote."""
+    blind = undecided(connection, ids)
+    query = select(ChatMessage.__table__).where(ChatMessage.id.in_(ids), ChatMessage.hidden_by_moderation.is_(False))
+    rows = {row["id"]: row for row in connection.execute(query).mappings()}
+    return [
+        {
+            "id": id,
+            "role": rows[id]["role"],
+            "content": rows[id]["content"],
+            "model": None if id in blind else rows[id]["model_alias"] or None,
+            "status": rows[id]["status"],
+        }
+        for id in ids
+        if id in rows and rows[id]["status"] != "streaming"
+    ]
 
 
 def copy_path(connection: Connection, user_id: str, messages: Sequence[Mapping[str, Any]], **conversation: Any) -> str:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from wuya.feedback.base import now
+from wuya.database.base import now
 from wuya.web.chat.job import Job
 from wuya.web.operations.metrics import Metrics
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from wuya.feedback.base import now, uuid7
+from wuya.database.base import now, uuid7
+from wuya.database.service_tables import ChatComparison, ChatFeedback, ChatMessage, Conversation
 from wuya.web import consent
 from wuya.web.chat import messages, schema, store, views
 from wuya.web.errors import ApiError
-from wuya.web.tables import ChatComparison, ChatFeedback, ChatMessage, Conversation
 from wuya.web.tree import tree_of
 
 

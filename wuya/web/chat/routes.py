@@ -4,15 +4,16 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 from fastapi import APIRouter
 
-from wuya.feedback.base import now
-from wuya.feedback.database import writing
+from wuya.database.base import now
+from wuya.database.connection import writing
 from wuya.web.chat import conversation_routes, ledger, message_routes, share_routes, store
+from wuya.web.chat.import_desk import ImportDesk
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.chat.journal import Journal, left_behind
 from wuya.web.chat.meter import Meter
@@ -20,6 +21,7 @@ from wuya.web.markdown.nodes import render
 from wuya.web.moderation.moderator import moderator_of
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service
+from wuya.web.supervision import keepers_of
 from wuya.web.usage import add_usage
 
 router = APIRouter()
@@ -40,14 +42,13 @@ async def lifespan(service: Service) -> AsyncIterator[None]:
         meter=Meter(metrics_of(service), partial(add_usage, service.database)), moderator=moderator_of(service),
     )  # fmt: skip
     service.put(hub)
+    service.put(ImportDesk())
     service.on_shutdown.append(hub.say_goodbye)
-    keeper = asyncio.create_task(_keep_house(service), name="chat housekeeping")
+    keeper = keepers_of(service).start("housekeeping", every=HOUSEKEEPING_SECONDS, work=partial(_keep_house, service))
     try:
         yield
     finally:
-        keeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await keeper
+        await keeper.stop()
         await hub.close()
 
 
@@ -64,12 +65,10 @@ def journals(service: Service) -> Path:
 
 
 async def _keep_house(service: Service) -> None:
-    """Now and then: empty the trash, look for jobs of other processes that died."""
-    while True:
-        await asyncio.sleep(HOUSEKEEPING_SECONDS)
-        if service.database.dialect.name != "sqlite":
-            await asyncio.to_thread(recover, service, everything=False)
-        await asyncio.to_thread(_purge, service)
+    """Look for jobs of other processes that died, and empty the trash."""
+    if service.database.dialect.name != "sqlite":
+        await asyncio.to_thread(recover, service, everything=False)
+    await asyncio.to_thread(_purge, service)
 
 
 def _purge(service: Service) -> None:

@@ -10,19 +10,20 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import StreamingResponse
 
-from wuya.feedback.base import now
-from wuya.feedback.database import reading, writing
+from wuya.database.base import now
+from wuya.database.connection import reading, writing
 from wuya.web import openapi, pages
 from wuya.web.accounts.auth import Viewer, current_viewer, require
-from wuya.web.chat import schema, shares, store, transfer, transfer_store, views
+from wuya.web.chat import chat_files, schema, shares, store, transfer, transfer_store, views
 from wuya.web.chat.conversation_routes import Cursor, Limit
+from wuya.web.chat.import_desk import ImportDesk, Ticket
 from wuya.web.service import Service, service_of
 
 router = APIRouter(tags=["chat"])
 Chatter = Annotated[Viewer, Depends(require("chat"))]
 TheService = Annotated[Service, Depends(service_of)]
-IMPORT_CHUNK = 50
-"""Chats a transaction."""
+IMPORT_MESSAGES = 2000
+"""Messages per transaction, about a tenth of a second; a longer chat is one transaction by itself."""
 NOINDEX = {"x-robots-tag": "noindex, nofollow"}
 
 
@@ -37,8 +38,11 @@ def chat_page(request: Request, viewer: Chatter, id: str = "") -> Response:
 def share_page(id: str, request: Request, service: TheService) -> Response:
     """A share, readable without a script; never in a search engine."""
     viewer = current_viewer(request)
+    signed_in = viewer is not None and viewer.may("chat")
+    with reading(service.database) as connection:  # drawing takes time: no write lock is held meanwhile
+        shown = shares.public(connection, id, signed_in=signed_in)
     with writing(service.database) as connection:
-        shown = shares.public(connection, id, signed_in=viewer is not None, count=True)
+        shares.count_view(connection, id)
     return pages.render(request, "share.html", viewer, data={"share": id}, headers=NOINDEX, share=shown)
 
 
@@ -68,8 +72,9 @@ def revoke(id: str, viewer: Chatter, service: TheService) -> Response:
 @router.get("/api/shares/{id}")
 def read_share(id: str, request: Request, service: TheService) -> dict[str, Any]:
     """What a share shows."""
+    viewer = current_viewer(request)
     with reading(service.database) as connection:
-        return shares.public(connection, id, signed_in=current_viewer(request) is not None)
+        return shares.public(connection, id, signed_in=viewer is not None and viewer.may("chat"))
 
 
 @router.post("/api/shares/{id}/fork", status_code=201)
@@ -77,6 +82,7 @@ def fork_share(id: str, viewer: Chatter, service: TheService) -> dict[str, Any]:
     """Go on with it in one's own account."""
     with writing(service.database) as connection:
         new = shares.fork(connection, id, viewer.user_id)
+    with reading(service.database) as connection:
         return views.conversation(connection, store.owned(connection, new, viewer.user_id), viewer.user_id)
 
 
@@ -122,21 +128,33 @@ def export_all(viewer: Chatter, service: TheService) -> Response:
 
 @router.post("/api/import", status_code=201)
 async def import_chats(request: Request, viewer: Chatter, service: TheService) -> dict[str, Any]:
-    """Chats of a file: ours, ChatGPT's or Open WebUI's. What is here already is skipped."""
-    content = await request.body()
+    """Chats of a file: ours, ChatGPT's or Open WebUI's. What is here already is skipped.
+
+    Imports take turns. A file is looked through before anything of it is kept; should the service end in the middle,
+    the same file again adds the rest.
+    """
     is_markdown = request.headers.get("content-type", "").startswith("text/")
+    async with service.get(ImportDesk).take(request, viewer.user_id) as ticket:
+        return await asyncio.to_thread(_import, service, ticket, is_markdown=is_markdown)
 
-    def work() -> dict[str, Any]:
-        name, chats, skipped = transfer.read_file(content, is_markdown=is_markdown)
-        written: list[dict[str, str]] = []
-        for start in range(0, len(chats), IMPORT_CHUNK):  # short transactions: others write too
-            with writing(service.database) as connection:
-                part = chats[start : start + IMPORT_CHUNK]
-                written += transfer_store.write(connection, viewer.user_id, part, source=name)
-        skipped += len(chats) - len(written)
-        return {"imported": len(written), "skipped": skipped, "format": name, "conversations": written[:100]}
 
-    return await asyncio.to_thread(work)
+@router.get("/api/import")
+def import_status(viewer: Chatter, service: TheService) -> dict[str, Any]:
+    """How far one's import is: `uploading`, `waiting` behind `before` others, `reading`, or `none`."""
+    return service.get(ImportDesk).status(viewer.user_id)
+
+
+def _import(service: Service, ticket: Ticket, *, is_markdown: bool) -> dict[str, Any]:
+    contents = chat_files.look_through(ticket.file, is_markdown=is_markdown)
+    ticket.chats = contents.chats
+    new: list[dict[str, str]] = []
+    chats = chat_files.read_chats(ticket.file, contents)
+    for part in chat_files.in_parts(chats, messages=IMPORT_MESSAGES):  # short transactions: others write too
+        with writing(service.database) as connection:
+            new += transfer_store.write(connection, ticket.user_id, part, source=contents.form)
+        ticket.kept += len(part)
+    skipped = contents.skipped + contents.chats - len(new)
+    return {"imported": len(new), "skipped": skipped, "format": contents.form, "conversations": new[:100]}
 
 
 def _attachment(title: str, ending: str) -> dict[str, str]:

@@ -1,19 +1,18 @@
 """Shares: a frozen copy of one path of a chat, for whoever has the link, until it expires or is revoked."""
 
 import secrets
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, or_, select, update
 
-from wuya.feedback.base import now
-from wuya.feedback.tables import User
+from wuya.database.base import now
+from wuya.database.labeling_tables import User
+from wuya.database.service_tables import ChatMessage, Conversation, Share
 from wuya.web.accounts.store import setting
 from wuya.web.chat import messages, store, views
 from wuya.web.chat.schema import NewShare
 from wuya.web.errors import ApiError
-from wuya.web.tables import ChatComparison, ChatMessage, Conversation, Share
 from wuya.web.tree import tree_of
 
 SHARES = 1000
@@ -43,7 +42,7 @@ def share(connection: Connection, conversation_id: str, user_id: str, body: NewS
             id=id,
             conversation_id=conversation_id,
             leaf_id=leaf,
-            snapshot={"title": row["title"], "messages": _frozen(connection, tree.path(leaf))},
+            snapshot={"title": row["title"], "messages": messages.frozen(connection, tree.path(leaf))},
             visibility=body.visibility,
             show_name=body.show_name,
             expires_at=now() + timedelta(days=body.expires_in_days) if body.expires_in_days else None,
@@ -71,13 +70,29 @@ def revoke(connection: Connection, id: str, user_id: str) -> None:
         connection.execute(update(Share).where(Share.id == id).values(revoked_at=now(), snapshot={}))
 
 
-def public(connection: Connection, id: str, *, signed_in: bool, count: bool = False) -> dict[str, Any]:
-    """What readers see. Raises: ApiError 404 (none, expired, revoked), 401 (sign in first)."""
+def public(connection: Connection, id: str, *, signed_in: bool) -> dict[str, Any]:
+    """What readers see, drawn. Call it outside of transactions that write: drawing long texts takes seconds."""
+    row = readable(connection, id, signed_in=signed_in)
+    return {
+        "id": id,
+        "title": row["snapshot"]["title"],
+        "name": row["display_name"] if row["show_name"] else None,
+        "created_at": views.time(row["created_at"]),
+        "messages": [message | {"nodes": views.nodes(message["content"])} for message in row["snapshot"]["messages"]],
+    }
+
+
+def readable(connection: Connection, id: str, *, signed_in: bool) -> dict[str, Any]:
+    """A share's row, less the messages that a moderator hid since it was made.
+
+    Raises: ApiError 404 (none, expired, revoked, its owner suspended or deleted), 401 (sign in first).
+    """
     query = (
         select(Share.__table__, User.display_name, Conversation.deleted_at)
         .join(Conversation, Conversation.id == Share.conversation_id)
         .join(User, User.id == Conversation.user_id)
         .where(Share.id == id, Share.revoked_at.is_(None), or_(Share.expires_at.is_(None), Share.expires_at > now()))
+        .where(User.status == "active")
     )
     row = connection.execute(query).mappings().first()
     if row is None or row["deleted_at"] is not None or not is_on(connection):
@@ -85,22 +100,28 @@ def public(connection: Connection, id: str, *, signed_in: bool, count: bool = Fa
     open_to_all = row["visibility"] == "link" and setting(connection, "public_shares", True)
     if not (open_to_all or signed_in):
         raise ApiError(401, "not_signed_in", "sign in to read this share")
-    if count:
-        connection.execute(update(Share).where(Share.id == id).values(views=Share.views + 1))
-    snapshot: Mapping[str, Any] = row["snapshot"]
-    return {
-        "id": id,
-        "title": snapshot["title"],
-        "name": row["display_name"] if row["show_name"] else None,
-        "created_at": views.time(row["created_at"]),
-        "messages": [message | {"nodes": views.nodes(message["content"])} for message in snapshot["messages"]],
-    }
+    query_hidden = select(ChatMessage.id, ChatMessage.content).where(
+        ChatMessage.conversation_id == row["conversation_id"], ChatMessage.hidden_by_moderation.is_(True)
+    )
+    hidden = connection.execute(query_hidden).all()
+    hidden_ids, hidden_texts = {id for id, _ in hidden}, {content for _, content in hidden}
+    shown = [
+        message
+        for message in row["snapshot"]["messages"]
+        if (message["id"] not in hidden_ids if "id" in message else message["content"] not in hidden_texts)
+    ]  # shares of earlier versions do not keep the ids
+    return {**row, "snapshot": {**row["snapshot"], "messages": shown}}
+
+
+def count_view(connection: Connection, id: str) -> None:
+    """One more reader."""
+    connection.execute(update(Share).where(Share.id == id).values(views=Share.views + 1))
 
 
 def fork(connection: Connection, id: str, user_id: str) -> str:
     """A copy in one's own account; the new conversation's id."""
-    shown = public(connection, id, signed_in=True)
-    return messages.copy_path(connection, user_id, shown["messages"], title=shown["title"])
+    snapshot = readable(connection, id, signed_in=True)["snapshot"]
+    return messages.copy_path(connection, user_id, snapshot["messages"], title=snapshot["title"])
 
 
 def mine_as_json(row: views.Row) -> dict[str, Any]:
@@ -117,23 +138,6 @@ def mine_as_json(row: views.Row) -> dict[str, Any]:
         "revoked": row["revoked_at"] is not None,
         "views": row["views"],
     }
-
-
-def _frozen(connection: Connection, ids: list[str]) -> list[dict[str, Any]]:
-    """Texts of whole messages; a name stays hidden while its comparison waits for the vote."""
-    undecided = select(ChatComparison.a_message_id, ChatComparison.b_message_id).where(ChatComparison.outcome.is_(None))
-    blind = {id for pair in connection.execute(undecided.where(ChatComparison.parent_id.in_(ids))) for id in pair}
-    query = select(ChatMessage.__table__).where(ChatMessage.id.in_(ids), ChatMessage.hidden_by_moderation.is_(False))
-    rows = {row["id"]: row for row in connection.execute(query).mappings()}
-    return [
-        {
-            "role": rows[id]["role"],
-            "content": rows[id]["content"],
-            "model": None if id in blind else rows[id]["model_alias"] or None,
-        }
-        for id in ids
-        if id in rows and rows[id]["status"] != "streaming"
-    ]
 
 
 def _owned_shares(user_id: str) -> Any:

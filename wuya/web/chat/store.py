@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, exists, insert, select, tuple_, update
+from sqlalchemy import Connection, RowMapping, bindparam, delete, exists, insert, select, tuple_, update
 
-from wuya.feedback.base import now, uuid7
+from wuya.database.base import now, uuid7
+from wuya.database.service_tables import ChatFeedback, ChatMessage, Conversation, Generation
 from wuya.web import consent
 from wuya.web.chat import search_store, views
 from wuya.web.errors import ApiError
-from wuya.web.tables import ChatFeedback, ChatMessage, Conversation, Generation
+from wuya.web.tree import tree_of
 
 TITLE_CHARS = 200
 AUTO_TITLE_CHARS = 60
@@ -142,7 +143,22 @@ def delete_for_good(connection: Connection, ids: Sequence[str]) -> None:
         consent.withdraw(connection, id)
     search_store.forget(connection, ids)
     connection.execute(delete(Generation).where(Generation.conversation_id.in_(ids)))
+    for id in ids:
+        _delete_messages(connection, id)
     connection.execute(delete(Conversation).where(Conversation.id.in_(ids)))
+
+
+def _delete_messages(connection: Connection, id: str) -> None:
+    """Children before parents: SQLite refuses a cascade that is a thousand messages deep."""
+    tree = tree_of(connection, id)
+    order, waiting = [], list(tree.children.get(None, []))
+    while waiting:
+        message = waiting.pop()
+        order.append(message)
+        waiting += tree.children.get(message, [])
+    if order:
+        one = delete(ChatMessage).where(ChatMessage.id == bindparam("message"))
+        connection.execute(one, [{"message": message} for message in reversed(order)])
 
 
 def purge_trash(connection: Connection, *, at: datetime) -> int:

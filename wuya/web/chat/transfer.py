@@ -1,23 +1,22 @@
 """Chats out of files and into them: our own JSON and Markdown, ChatGPT's conversations.json, Open WebUI's export.
 
-Pure: bytes in, `ImportedChat`s out, and back. Trees survive in JSON; Markdown holds one path. Consent never travels:
-an imported chat may not be used for training until its owner says so here.
+Pure: parsed JSON or text in, `ImportedChat`s out, and back; chat_files.py reads the files.
+Trees survive in JSON; Markdown holds one path. Consent never travels: an imported chat may not be used for training
+until its owner says so here.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from wuya.errors import DataError
+from wuya.web.chat.citation_marks import without_marks
 
 FORMAT = "wuya.conversations"
 VERSION = 1
-CHATS = 20_000
-MESSAGES = 200_000
-"""Most of one file."""
 MESSAGE_CHARS = 256 << 10
 TITLE_CHARS = 200
 _MARKER = re.compile(r"^<!-- wuya: (\{.*\}) -->$", re.MULTILINE)
@@ -55,52 +54,15 @@ class ImportedChat:
     archived: bool = False
 
 
-def read_file(content: bytes, *, is_markdown: bool = False) -> tuple[Format, list[ImportedChat], int]:
-    """What a file is, its chats, and how many entries were no chats. Raises: DataError."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError("the file is not UTF-8 text", found=f"byte {error.start}") from error
-    if is_markdown:
-        return "markdown", [from_markdown(text)], 0
-    try:
-        value = json.loads(text)
-    except RecursionError as error:
-        raise DataError("the file nests too deep") from error
-    except ValueError as error:
-        raise DataError("the file is not JSON", found=str(error)[:200]) from error
-    entries: Any = value if isinstance(value, list) else [value]
-    if isinstance(value, dict) and value.get("format") == FORMAT:
-        entries = value.get("conversations")
-    if not isinstance(entries, list) or len(entries) > CHATS:
-        raise DataError("the file holds no list of chats, or too many", found=f"at most {CHATS:,}")
-    name, parse = _parser(value, entries)
-    chats, skipped, count = [], 0, 0
-    for entry in entries:
-        chat = parse(entry) if isinstance(entry, dict) else None
-        if chat is None or not chat.messages:
-            skipped += 1
-            continue
-        chats.append(chat)
-        count += len(chat.messages)
-        if count > MESSAGES:
-            raise DataError("the file holds too many messages", found=f"at most {MESSAGES:,}", hint="split it")
-    return name, chats, skipped
-
-
-def _parser(value: Any, entries: Sequence[Any]) -> tuple[Format, Any]:
-    first = next((entry for entry in entries if isinstance(entry, dict)), {})
-    if isinstance(value, dict) and value.get("format") == FORMAT:
+def parser_of(entry: Json, *, ours: bool) -> tuple[Format, Callable[[Any], ImportedChat | None]] | None:
+    """(form, parser) of an entry of a file; None for one that is no chat of a known form."""
+    if ours:
         return "wuya", _from_ours
-    if isinstance(first.get("mapping"), dict):
+    if isinstance(entry.get("mapping"), dict):
         return "chatgpt", _from_chatgpt
-    if isinstance(first.get("chat"), dict) or isinstance(first.get("history"), dict):
+    if isinstance(entry.get("chat"), dict) or isinstance(entry.get("history"), dict):
         return "open_webui", _from_open_webui
-    raise DataError(
-        "this is no export that wuya knows",
-        found=", ".join(sorted(map(str, first)))[:200] or "nothing",
-        hint="wuya's own JSON or Markdown, ChatGPT's conversations.json, Open WebUI's export",
-    )
+    return None
 
 
 # ---- ours
@@ -173,7 +135,9 @@ def from_markdown(text: str) -> ImportedChat:
         length = head.get("characters")
         end = start + length if isinstance(length, int) and 0 <= length <= len(text) else -1
         rest = text[end : end + 14] if end >= 0 else ""
-        if end < 0 or not (rest.startswith("\n\n<!-- wuya: ") or text[end:] == "\n"):  # edited by hand
+        if end < 0 or not (
+            rest.startswith("\n\n<!-- wuya: ") or (rest == "\n" and end + 1 == len(text))
+        ):  # edited by hand
             following = _MARKER.search(text, start)
             end = following.start() if following else len(text)
             content = text[start:end].strip("\n")
@@ -213,6 +177,7 @@ def _from_chatgpt(entry: Json) -> ImportedChat | None:
         hidden = isinstance(metadata, dict) and metadata.get("is_visually_hidden_from_conversation")
         is_call = message.get("recipient") not in (None, "all")
         content = "" if hidden or is_call else _chatgpt_text(message.get("content"))
+        content = without_marks(content, metadata if isinstance(metadata, dict) else {})
         model = _text(metadata.get("model_slug")) if isinstance(metadata, dict) and role == "assistant" else ""
         parent = _text(node.get("parent")) or None if isinstance(node, dict) else None
         messages.append(ImportedMessage(str(id), parent, role, content, model, _moment(message.get("create_time"))))
@@ -231,7 +196,7 @@ def _chatgpt_text(content: Any) -> str:
     """The text of a message; pictures and files become a word in brackets."""
     if not isinstance(content, dict):
         return ""
-    kind = content.get("content_type")
+    kind = _text(content.get("content_type"))
     if kind in _HIDDEN_KINDS:
         return ""
     if kind == "code" or (isinstance(content.get("text"), str) and "parts" not in content):

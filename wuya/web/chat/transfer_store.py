@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Connection, RowMapping, insert, select
 
-from wuya.feedback.base import now
-from wuya.web.chat import schema, search_store, store, views
+from wuya.database.base import now
+from wuya.database.service_tables import ChatFeedback, ChatMessage, Conversation
+from wuya.web.chat import messages, schema, search_store, store, views
 from wuya.web.chat.transfer import ImportedChat, shown_leaf
-from wuya.web.tables import ChatFeedback, ChatMessage, Conversation
 from wuya.web.tree import tree_of
 
 _NAMESPACE = uuid.UUID("6f9d9d1c-1d6a-4b56-9c3e-0f6f1b9d1a77")
@@ -32,6 +32,7 @@ def as_json(connection: Connection, row: RowMapping, user_id: str) -> dict[str, 
         id = waiting.pop()
         order.append(id)
         waiting += reversed(tree.children.get(id, []))
+    blind = messages.undecided(connection, order)
     hidden = {id for id, m in rows.items() if m["hidden_by_moderation"]}
     return {
         "id": row["id"],
@@ -49,7 +50,7 @@ def as_json(connection: Connection, row: RowMapping, user_id: str) -> dict[str, 
                 "parent_id": rows[id]["parent_id"],
                 "role": rows[id]["role"],
                 "content": "" if id in hidden else rows[id]["content"],
-                "model": rows[id]["model_alias"],
+                "model": "" if id in blind else rows[id]["model_alias"],
                 "status": rows[id]["status"],
                 "created_at": views.time(rows[id]["created_at"]),
                 "feedback": opinions.get(id),
@@ -67,10 +68,13 @@ def path_as_json(connection: Connection, row: RowMapping) -> dict[str, Any]:
     query = select(ChatMessage.id, ChatMessage.role, ChatMessage.content, ChatMessage.model_alias)
     query = query.where(ChatMessage.id.in_(path), ChatMessage.hidden_by_moderation.is_(False))
     rows = {m.id: m for m in connection.execute(query)}
-    messages = [
-        {"role": rows[id].role, "content": rows[id].content, "model": rows[id].model_alias} for id in path if id in rows
+    blind = messages.undecided(connection, path)
+    shown = [
+        {"role": rows[id].role, "content": rows[id].content, "model": "" if id in blind else rows[id].model_alias}
+        for id in path
+        if id in rows
     ]
-    return {"title": row["title"], "messages": messages}
+    return {"title": row["title"], "messages": shown}
 
 
 def ids_of(connection: Connection, user_id: str) -> list[str]:
@@ -130,8 +134,7 @@ def _write_one(connection: Connection, user_id: str, id: str, chat: ImportedChat
     connection.execute(insert(ChatMessage), rows)
     if thumbs:
         connection.execute(insert(ChatFeedback), thumbs)
-    for row in rows:
-        search_store.index_message(connection, id, str(row["id"]), str(row["content"]))
+    search_store.index_messages(connection, id, {str(row["id"]): str(row["content"]) for row in rows})
 
 
 def _params(params: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rows as the API shows them: conversations, messages, generations, comparisons (web.md section 7)."""
+"""Rows as the API shows them: conversations, messages, generations, comparisons."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, or_, select
 
+from wuya.database.service_tables import ChatComparison, ChatFeedback, ChatMessage, Generation
 from wuya.web.markdown.nodes import Node, render
-from wuya.web.tables import ChatComparison, ChatFeedback, ChatMessage, Conversation, Generation
 from wuya.web.tree import Tree, tree_of
 
 Json = dict[str, Any]
@@ -199,9 +199,3 @@ def side_of(outcome: str | None, *, left_is_a: bool) -> str | None:
     """left/right <-> a/b (its own inverse); tie and both_bad stay."""
     pairs = {"a": "left", "b": "right"} if left_is_a else {"a": "right", "b": "left"}
     return (pairs | {side: letter for letter, side in pairs.items()}).get(outcome or "", outcome)
-
-
-def owned_conversation(connection: Connection, id: str, user_id: str) -> bool:
-    """Whether a conversation is this person's."""
-    query = select(Conversation.id).where(Conversation.id == id, Conversation.user_id == user_id)
-    return connection.execute(query).scalar() is not None

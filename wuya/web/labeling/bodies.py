@@ -52,7 +52,7 @@ class PreviewBody(Body):
 
 
 class SubmitBody(Body):
-    """One labeler's answer to one task (web.md section 6)."""
+    """One labeler's answer to one task."""
 
     draft_rev: Annotated[int, Field(ge=0)] | None = None
     schema_version: int | None = None

@@ -9,15 +9,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from wuya.data.fields import BadRowError, parse_candidate, prompt_messages, text_field
+from wuya.data.fields import parse_candidate, prompt_messages, refuse_calls
+from wuya.data.messages import messages_key, parse_tools
+from wuya.data.values import BadRowError, id_of, text_field
 from wuya.errors import DataError
 from wuya.feedback.progress import Filter
 from wuya.feedback.projects import NewTask
 from wuya.feedback.prompt_filter import PersonalData
 from wuya.feedback.reading import Selection
-from wuya.feedback.rows import messages_to_json
 from wuya.feedback.screening import PromptState
-from wuya.files import sha256_json
 from wuya.records import Prompt
 from wuya.web import openapi
 from wuya.web.accounts.auth import Viewer, require
@@ -114,6 +114,8 @@ async def import_prompts(
         prompts = []
         for number, row in enumerate(rows, start=1):
             try:
+                if isinstance(row, BadRowError):
+                    raise row
                 prompts.append(_prompt(row, source))
             except (BadRowError, DataError) as reason:
                 bad.append({"line": number, "reason": str(reason)})
@@ -137,7 +139,7 @@ def decide_prompts(viewer: Lead, store: Store, body: PromptsBody) -> Json:
     return {"changed": done(lambda: store.decide_prompts(body.ids, body.state))}
 
 
-def _rows(body: bytes, kind: str) -> list[dict[str, Any]]:
+def _rows(body: bytes, kind: str) -> list[dict[str, Any] | BadRowError]:
     try:
         rows = parse_lines(body, kind)
     except (ValueError, RecursionError, csv.Error) as error:
@@ -152,9 +154,11 @@ def _prompt(row: Mapping[str, Any], source: str) -> Prompt:
     if value is None:
         raise BadRowError("has no `prompt`")
     messages = prompt_messages(value)
-    key = str(row.get("id") or "")
-    key = key if 0 < len(key) <= 200 else sha256_json(messages_to_json(messages))[:16]
-    return Prompt(key, messages, text_field(row, "source", default=source), text_field(row, "author", default=""))
+    tools = parse_tools(row.get("tools"))
+    key = id_of(row)
+    key = key if 0 < len(key) <= 200 else messages_key(messages, tools)
+    where = text_field(row, "source", default=source), text_field(row, "author", default="")
+    return Prompt(key, messages, *where, tools)
 
 
 @router.post("/api/tasks/bulk", tags=["lead"])
@@ -171,6 +175,7 @@ def _tasks(body: TasksBody) -> Sequence[NewTask]:
         try:
             prompt = _prompt(task.model_dump(exclude_none=True, include={"prompt", "id", "source", "author"}), "")
             candidates = tuple(parse_candidate(value) for value in task.candidates)
+            refuse_calls(candidates, "answers that people rank are texts")
         except (BadRowError, DataError) as reason:
             raise DataError(f"task {number} can't be used", found=str(reason)) from reason
         found.append(NewTask((prompt, candidates), task.gold.model_dump() if task.gold else None))

@@ -10,10 +10,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, select
 
+from wuya.data.values import BadRowError
+from wuya.database.connection import reading, writing
+from wuya.database.labeling_tables import Export, LabelProject, Qualification, User, now
 from wuya.feedback import funnel, gold, progress, projects, queue, review, screening
 from wuya.feedback.agreement_report import agreement_report
 from wuya.feedback.bulk import Label
-from wuya.feedback.database import reading, writing
 from wuya.feedback.progress import TaskOverview
 from wuya.feedback.projects import NewTask
 from wuya.feedback.prompt_filter import PersonalData
@@ -23,7 +25,6 @@ from wuya.feedback.review import Decision
 from wuya.feedback.screening import PromptState
 from wuya.feedback.snapshot import Kind, Snapshot
 from wuya.feedback.store import FeedbackStore
-from wuya.feedback.tables import Export, LabelProject, Qualification, User, now
 from wuya.records import Prompt
 from wuya.web.labeling.store import Json, shown_messages
 from wuya.web.markdown.nodes import render
@@ -245,13 +246,23 @@ def export_json(row: Mapping[str, Any]) -> Json:
     return columns | {"frozen_at": row["frozen_at"].isoformat(), "name": Path(row["path"]).name}
 
 
-def parse_lines(body: bytes, kind: str) -> list[dict[str, Any]]:
-    """Rows of a JSONL, JSON or CSV body."""
+def parse_lines(body: bytes, kind: str) -> list[dict[str, Any] | BadRowError]:
+    """Rows of a JSONL, JSON or CSV body; a line that is no JSON is an error in its place, unless no line is."""
     text = body.decode("utf-8-sig")
     if "csv" in kind:
         return [dict(row) for row in csv.DictReader(io.StringIO(text))]
     if text.lstrip().startswith("["):
         rows = json.loads(text)
     else:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    return [row if isinstance(row, dict) else {"prompt": row} for row in rows]
+        lines = [line for line in text.split("\n") if line.strip()]  # U+2028 may stand inside a JSON text
+        rows = [_parsed(line) for line in lines]
+        if rows and all(isinstance(row, BadRowError) for row in rows):
+            raise ValueError(str(rows[0]))
+    return [row if isinstance(row, dict | BadRowError) else {"prompt": row} for row in rows]
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return BadRowError(f"not JSON: {error}")

@@ -14,12 +14,13 @@ from fastapi import APIRouter, Depends
 from pydantic import Field
 from sqlalchemy import select
 
+from wuya.data.messages import plain_messages, plain_tools
+from wuya.database.base import uuid7
+from wuya.database.connection import reading, writing
+from wuya.database.labeling_tables import ModelVersion
 from wuya.errors import RunError, WuyaError
 from wuya.feedback import projects
-from wuya.feedback.base import uuid7
-from wuya.feedback.database import reading, writing
 from wuya.feedback.projects import NewTask
-from wuya.feedback.tables import ModelVersion
 from wuya.inference.backends.protocol import (
     Delta,
     Done,
@@ -143,8 +144,8 @@ class Sampler:
 
     async def _of_model(self, prompt: Prompt, body: SampleBody, model: ModelInfo, count: int) -> list[Candidate]:
         engine, version = self._service.engine, traffic_of(self._service).version_of
-        messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
-        ids = await engine.encode_chat(model.alias, messages)
+        messages, tools = plain_messages(prompt.messages), plain_tools(prompt.tools) or None
+        ids = await engine.encode_chat(model.alias, messages, tools=tools)
         params = GenerationParams(max_tokens=body.max_tokens, temperature=body.temperature, n=count)
         request = GenerationRequest(
             job=f"sample-{uuid7()}", model=model.alias, prompt_ids=tuple(ids), params=params, priority=BEHIND_CHATS

@@ -6,12 +6,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, select
 
+from wuya.database.connection import reading, writing
+from wuya.database.labeling_tables import Assignment, LabelProject, LabelTask, now
 from wuya.feedback import gold, progress, projects, queue, review, submission
-from wuya.feedback.database import reading, writing
 from wuya.feedback.queue import LabelingTask, NotThere
 from wuya.feedback.rows import messages_to_json
 from wuya.feedback.submission import Submission
-from wuya.feedback.tables import Assignment, LabelProject, LabelTask, now
 from wuya.records import Message
 from wuya.web.markdown.nodes import render
 

@@ -6,17 +6,22 @@ if moderator.blocks_output(text_so_far): ...                          # end it w
 moderator.note_output(text, user_id=..., message_id=id)               # at the end: flags go to the queue
 """
 
+import logging
 import threading
 import time
 from pathlib import Path
 
-from wuya.feedback.database import reading, writing
+from wuya.database.connection import reading, writing
+from wuya.errors import WuyaError
 from wuya.web.errors import ApiError
 from wuya.web.moderation import store
 from wuya.web.moderation.rules import Rule, Stage, Verdict, WordRules
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service
 
+log = logging.getLogger("wuya.web.moderation")
+BROKEN_SECONDS = 60.0
+"""How long a scorer that failed is left alone."""
 RELOAD_SECONDS = 5.0
 """Rules changed by another web process are seen after so long."""
 
@@ -31,6 +36,8 @@ class Moderator:
         self._rules: list[Rule] = []
         self._words = WordRules(())
         self._scorers: dict[str, object] = {}
+        self._broken: dict[str, float] = {}
+        """When a scorer failed last."""
 
     def reload(self) -> None:
         """Read the rules again at the next look."""
@@ -95,11 +102,25 @@ class Moderator:
             if not (rule.enabled and rule.scorer and stage in rule.stages):
                 continue
             turns = [("user", text)] if stage == "input" else [("user", prompt or " "), ("assistant", text)]
-            with self._lock:
-                score = self._scorer(rule.scorer).score(turns)  # type: ignore[attr-defined]
+            score = self._scored(rule, turns)
+            if score is None:
+                continue
             if (score < rule.threshold) if rule.below else (score > rule.threshold):
                 return Verdict(rule, score=score)
         return None
+
+    def _scored(self, rule: Rule, turns: list[tuple[str, str]]) -> float | None:
+        """The score of a text; None while the scorer can't be used: one broken rule must not stop everybody's chats."""
+        if self._broken.get(rule.scorer, -1e9) > time.monotonic() - BROKEN_SECONDS:
+            return None
+        try:
+            with self._lock:
+                return float(self._scorer(rule.scorer).score(turns))  # type: ignore[attr-defined]
+        except (WuyaError, ApiError, OSError, RuntimeError) as error:
+            self._broken[rule.scorer] = time.monotonic()
+            told = {"rule": rule.name, "reason": f"{type(error).__name__}: {error}"[:300]}
+            log.error("a moderation rule's scorer can't be used; the rule is passed over for a while", extra=told)
+            return None
 
     def _scorer(self, place: str) -> object:
         if place not in self._scorers:
@@ -112,9 +133,26 @@ class Moderator:
 def inside(workspace: Path, place: str) -> Path:
     """A checkpoint's path if it is in the workspace, else 422."""
     path = Path(place) if Path(place).is_absolute() else workspace / place
+    if len(place) > 300 or "\0" in place:  # longer than any name a disk takes
+        raise ApiError(422, "invalid_value", "the scorer must be a checkpoint in the workspace", param="scorer")
     if not path.resolve().is_relative_to(workspace.resolve()) or not path.exists():
         raise ApiError(422, "invalid_value", "the scorer must be a checkpoint in the workspace", param="scorer")
     return path
+
+
+def check_scorer(workspace: Path, place: str) -> None:
+    """Refuse a rule whose scorer could never give a score: a language model, a folder without weights."""
+    from wuya.checkpoints.hf_folder import is_scalar, read_config  # with torch, which only rules with scorers need
+
+    try:
+        folder = inside(workspace, place)
+        model = folder / "model" if (folder / "model").is_dir() else folder
+        found = read_config(model)
+    except (WuyaError, OSError, ValueError) as error:
+        raise ApiError(422, "invalid_value", "the scorer is no checkpoint", param="scorer") from error
+    if not is_scalar(found):
+        message = "the scorer must be a reward model, and this is a language model"
+        raise ApiError(422, "invalid_value", message, param="scorer")
 
 
 def moderator_of(service: Service) -> Moderator:

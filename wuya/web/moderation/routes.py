@@ -6,13 +6,13 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
-from wuya.feedback.database import reading, writing
-from wuya.feedback.tables import uuid7
+from wuya.database.connection import reading, writing
+from wuya.database.labeling_tables import uuid7
 from wuya.web import audit, consent
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.errors import ApiError
 from wuya.web.moderation import store
-from wuya.web.moderation.moderator import inside, moderator_of
+from wuya.web.moderation.moderator import check_scorer, moderator_of
 from wuya.web.service import Service, service_of
 
 router = APIRouter(prefix="/api", tags=["moderation"])
@@ -83,7 +83,7 @@ def set_rules(request: Request, body: Rules, service: ServiceNow, viewer: Modera
         if bool(rule.words) == bool(rule.scorer):
             raise ApiError(422, "invalid_value", f"rule {rule.name!r}: give words or a scorer", param="words")
         if rule.scorer:
-            inside(service.settings.workspace, rule.scorer)
+            check_scorer(service.settings.workspace, rule.scorer)
     rows = [rule.model_dump() | {"id": rule.id or uuid7()} for rule in body.items]
     with writing(service.database) as connection:
         store.set_rules(connection, rows)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from wuya.models.checkpoint import load_scalar_model
+from wuya.checkpoints.checkpoint import load_scalar_model
 from wuya.records import Message, Role
-from wuya.tokenizer.chat_format import encode_chat, encode_prompt
+from wuya.tokenizer.chat_format import encode_answer, encode_prompt
 
 
 class Scorer:
@@ -22,7 +22,8 @@ class Scorer:
         """The scalar at the end of a chat of (role, text) turns; the latest tokens of a long one."""
         messages = [Message(role=role, content=text) for role, text in turns]
         if messages[-1].role == "assistant":
-            ids = list(encode_chat(self._tokenizer, messages).ids)
+            prompt = encode_prompt(self._tokenizer, messages[:-1])  # scored at the end token, as in training
+            ids = prompt + encode_answer(self._tokenizer, messages[:-1], messages[-1])
         else:
             ids = encode_prompt(self._tokenizer, messages)
         ids = ids[-self._model.trunk.config.context_length :]

@@ -5,11 +5,11 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from wuya.feedback.tables import User, now, uuid7
+from wuya.database.labeling_tables import User, now, uuid7
+from wuya.database.service_tables import ChatMessage, Conversation, ModerationEvent
 from wuya.web.accounts.store import end_sessions, set_setting, setting
 from wuya.web.errors import ApiError
 from wuya.web.moderation.rules import Rule
-from wuya.web.tables import ChatMessage, Conversation, ModerationEvent
 
 RULES = "moderation_rules"
 """Name of the service setting."""

@@ -5,12 +5,11 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from sqlalchemy import text
-
+from wuya.checkpoints.checkpoint import resolve_checkpoint
 from wuya.console import say
+from wuya.database.connection import check_pages, open_engine, reading
 from wuya.errors import RunError, WuyaError
-from wuya.feedback.database import open_engine, reading
-from wuya.models.checkpoint import resolve_checkpoint
+from wuya.files import open_to_others
 from wuya.web import audit
 from wuya.web.accounts import store
 from wuya.web.secret import service_secret
@@ -42,6 +41,8 @@ def check(workspace: Path, database: str | Path, models: Mapping[str, str] | Non
             bad(f"model {alias}: {error.what}")
     if models is not None and not models:
         bad("no model to serve: name a checkpoint, or make one with `wuya demo`")
+    if exposed := open_to_others(workspace, workspace / "wuya.db"):
+        bad(f"other accounts of this machine may read {' and '.join(map(str, exposed))}: `chmod -R go= {exposed[0]}`")
     _check_database(database, secret, accounts=accounts, good=good, bad=bad)
     free = shutil.disk_usage(workspace).free
     (good if free > MIN_FREE else bad)(f"{free / 2**30:.1f} GiB free on the disk of {workspace}")
@@ -56,11 +57,9 @@ def _check_database(database: str | Path, secret: bytes, *, accounts: bool, good
         bad(error.what)
         return
     try:
+        good(f"database {engine.url.render_as_string()}: schema is current")
+        check_pages(engine)
         with reading(engine) as connection:
-            good(f"database {engine.url.render_as_string()}: schema is current")
-            if engine.dialect.name == "sqlite":
-                found = connection.execute(text("PRAGMA quick_check")).scalar()
-                (good if found == "ok" else bad)(f"database pages: {found}")
             count, broken = audit.verify(connection, secret)
             if broken is None:
                 good(f"audit log: {count} rows, the chain holds")

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+from sqlalchemy import Connection, Engine, event
 
-from wuya.inference.backends.protocol import Engine
+from wuya.inference.backends.protocol import ServingEngine
 from wuya.web.service import Service
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody reads
@@ -21,7 +22,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 class EngineCollector(Collector):
     """The engine's own numbers, read when they are asked for."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: ServingEngine) -> None:
         self._engine = engine
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -41,7 +42,7 @@ class EngineCollector(Collector):
 class Metrics:
     """Every metric of the web process, in a registry of its own."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: ServingEngine) -> None:
         registry = self.registry = CollectorRegistry()
         registry.register(EngineCollector(engine))
         started = Gauge("wuya_start_time_seconds", "When the process started, Unix seconds", registry=registry)
@@ -73,6 +74,21 @@ class Metrics:
         self.lease_expired = Counter("wuya_lease_expired", "Leases that ran out", registry=registry)
         self.moderation = Counter("wuya_moderation", "Rules that fired", ["stage", "action"], registry=registry)
 
+    def watch(self, database: Engine) -> None:
+        """Time the transactions of this database that write, from their begin to their commit."""
+
+        def begin(connection: Connection) -> None:
+            if connection.get_execution_options().get("immediate"):
+                connection.info["write_began"] = time.perf_counter()
+
+        def commit(connection: Connection) -> None:
+            if (began := connection.info.pop("write_began", None)) is not None:
+                self.db_write_seconds.observe(time.perf_counter() - began)
+
+        event.listen(database, "begin", begin)
+        event.listen(database, "commit", commit)
+        event.listen(database, "rollback", lambda connection: connection.info.pop("write_began", None))
+
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self.registry)
@@ -81,5 +97,7 @@ class Metrics:
 def metrics_of(service: Service) -> Metrics:
     """The service's metrics."""
     if Metrics not in service.parts:
-        service.put(Metrics(service.engine))
+        metrics = Metrics(service.engine)
+        metrics.watch(service.database)
+        service.put(metrics)
     return service.get(Metrics)

@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
-from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 import wuya
-from wuya.errors import WuyaError
-from wuya.feedback.database import reading, writing
+from wuya.database.connection import writing
 from wuya.web import audit
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.errors import ApiError
 from wuya.web.operations.backup import backup, default_name
 from wuya.web.operations.metrics import metrics_of
+from wuya.web.operations.write_probe import can_write
+from wuya.web.security import is_forwarded
 from wuya.web.service import Service, service_of
 from wuya.web.settings import LOOPBACK
+from wuya.web.supervision import keepers_of
 
 router = APIRouter(tags=["operations"])
 ServiceNow = Annotated[Service, Depends(service_of)]
@@ -27,25 +28,26 @@ Admin = Annotated[Viewer, Depends(require("admin"))]
 
 
 @router.get("/healthz")
-def healthz() -> dict[str, str]:
-    """The web process lives."""
+async def healthz() -> dict[str, str]:
+    """The web process lives. Async: it needs none of the threads that slow requests may hold."""
     return {"status": "ok"}
 
 
 @router.get("/readyz")
 def readyz(service: ServiceNow) -> Response:
-    """Requests can be answered: the database is there and the engine is ready. 503 if not, with the reason."""
+    """Requests can be answered: the database can be written and the engine is ready. 503 if not, with the reason.
+
+    `failing` names background tasks whose last round failed; requests are answered meanwhile.
+    """
     problems = []
-    try:
-        with reading(service.database) as connection:
-            connection.execute(text("SELECT 1"))
-    except WuyaError:
+    if not can_write(service):
         problems.append("database")
     if not service.engine.info().ready:
         problems.append("engine")
     if service.closing:
         problems.append("shutting down")
     body = {"status": "not ready" if problems else "ready", "problems": problems}
+    body["failing"] = keepers_of(service).failing()
     return JSONResponse(body, 503 if problems else 200, {"retry-after": "2"} if problems else None)
 
 
@@ -56,9 +58,15 @@ def metrics(request: Request, service: ServiceNow) -> Response:
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     if token and hmac.compare_digest(given.encode(), token.encode()):
         pass
-    elif token or (request.client and request.client.host not in (*LOOPBACK, "testclient")):
+    elif token or not _is_local(request):
         raise ApiError(404, "not_found", "Not Found")
     return PlainTextResponse(metrics_of(service).text(), media_type="text/plain; version=0.0.4")
+
+
+def _is_local(request: Request) -> bool:
+    """Whether a request began on this machine; a reverse proxy on it has this machine's address too."""
+    host = request.client.host if request.client else ""
+    return host in (*LOOPBACK, "") and not is_forwarded(request.headers)
 
 
 @router.get("/api/admin/system")

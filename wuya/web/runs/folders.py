@@ -5,7 +5,6 @@ Files grow while a run goes on, so each is read on from where the last look ende
 """
 
 import json
-import math
 import os
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ import yaml
 
 MAX_DEPTH = 4
 MAX_RUNS = 500
+MAX_CONFIG_BYTES, MAX_CONFIG_VALUES = 1 << 18, 10_000
+"""Of a config.yaml; a larger one is not shown."""
 Row = dict[str, Any]
 _STAGES = (("ppo_epochs", "ppo"), ("rankings", "reward"), ("demonstrations", "sft"), ("shards", "pretrain"))
 
@@ -33,7 +34,7 @@ class _Tail:
     def refresh(self) -> list[Row]:
         """All rows; a last line that is not whole yet waits, a damaged one is left out."""
         try:
-            with self.path.open("rb") as file:
+            with open(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:  # a link may lead anywhere
                 info = os.fstat(file.fileno())
                 if info.st_ino != self._inode or info.st_size < self._offset:
                     self.rows, self._offset, self._inode = [], 0, info.st_ino
@@ -46,9 +47,9 @@ class _Tail:
         for line in data[:whole].splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
+            if isinstance(row, dict) and is_count(row.get("step")):
                 self.rows.append(row)
         return self.rows
 
@@ -75,8 +76,18 @@ class RunFolders:
         if not all(part and part not in (".", "..") and "/" not in part and "\0" not in part for part in parts):
             return None
         folder = self.root.joinpath(*parts)
-        inside = folder.resolve().is_relative_to(self.root.resolve())
-        return folder if inside and (folder / "metrics.jsonl").is_file() else None
+        metrics = folder / "metrics.jsonl"
+        return folder if self._is_inside(folder) and metrics.is_file() and not metrics.is_symlink() else None
+
+    def _is_inside(self, path: Path) -> bool:
+        return is_inside(path, self.root)
+
+    def has_model(self, folder: Path) -> bool:
+        """Whether a run has weights of its own; a link out of the runs is none."""
+        return self._is_inside(folder / "model" / "config.json") and (folder / "model" / "config.json").is_file()
+
+    def _is_checkpoint(self, place: Path) -> bool:
+        return self._is_inside(place) and (place / "config.json").is_file()
 
     def rows(self, id: str, name: str = "metrics.jsonl") -> list[Row]:
         """Rows of one of a run's files."""
@@ -94,7 +105,7 @@ class RunFolders:
         rows, config, made = self.rows(id), self.config(id), self.made(id)
         latest = last_values(rows)
         step = max((row["step"] for row in rows), default=0)
-        times = [row["time"] for row in rows if isinstance(row.get("time"), int | float)]
+        times = [row["time"] for row in rows if is_number(row.get("time"))]
         status = _status(folder, times[-1] if times else 0.0)
         planned = config.get("num_updates") or config.get("num_steps")
         headline = next((key for key in ("objective/rlhf_reward", "accuracy", "loss") if key in latest), None)
@@ -112,48 +123,80 @@ class RunFolders:
             "git_sha": str(made.get("git_sha", ""))[:12],
             "latest": latest,
             "spark": {"key": headline, "values": _spark(rows, headline)} if headline else None,
-            "has_model": (folder / "model" / "config.json").is_file(),
+            "has_model": self.has_model(folder),
         }
 
     def config(self, id: str) -> dict[str, Any]:
         """config.yaml."""
         folder = self.folder(id)
         try:
-            found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) if folder else {}
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            if folder is None or (folder / "config.yaml").stat().st_size > MAX_CONFIG_BYTES:
+                return {}
+            found = yaml.safe_load(read_text(folder / "config.yaml", self.root))
+        except (OSError, yaml.YAMLError, ValueError, RecursionError):  # ValueError: no UTF-8, impossible dates
             return {}
-        return found if isinstance(found, dict) else {}
+        return found if isinstance(found, dict) and _num_values(found, MAX_CONFIG_VALUES) <= MAX_CONFIG_VALUES else {}
 
     def made(self, id: str) -> dict[str, Any]:
         """wuya.json of the model, or of the newest checkpoint while the run goes on."""
         folder = self.folder(id)
-        return read_made(folder) if folder else {}
+        return read_made(folder, self.root) if folder else {}
 
     def checkpoints(self, id: str) -> list[str]:
         """Names of the checkpoints that are kept, and `model` for the final one."""
         folder = self.folder(id)
         if folder is None:
             return []
-        steps = sorted(p.name for p in (folder / "checkpoints").glob("step_*") if (p / "config.json").is_file())
-        return [*steps, *(["model"] if (folder / "model" / "config.json").is_file() else [])]
+        steps = sorted(p.name for p in (folder / "checkpoints").glob("step_*") if self._is_checkpoint(p))
+        return [*steps, *(["model"] if self.has_model(folder) else [])]
 
 
-def read_made(folder: Path) -> dict[str, Any]:
+def is_inside(path: Path, root: Path) -> bool:
+    """Whether a path stays under a folder when links are followed: who writes a run chooses where its links lead."""
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def read_text(path: Path, root: Path) -> str:
+    """A file of a run under `root`. Raises: OSError where there is none, or a link leads out; ValueError: no UTF-8."""
+    if not is_inside(path, root):
+        raise PermissionError(f"`{path}` leads out of the runs")
+    return path.read_text(encoding="utf-8")
+
+
+def read_made(folder: Path, root: Path) -> dict[str, Any]:
     """wuya.json of a run's model or newest checkpoint."""
     steps = sorted((folder / "checkpoints").glob("step_*"), reverse=True)
     for place in (folder / "model", *steps[:1], folder):
         try:
-            found = json.loads((place / "wuya.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = json.loads(read_text(place / "wuya.json", root))
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(found, dict):
             return found
     return {}
 
 
+def is_count(value: object) -> bool:
+    """Whether a value can be a step."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
 def is_number(value: object) -> bool:
     """Whether a value can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # NaN is not
+
+
+def _num_values(value: object, most: int) -> int:
+    """Values inside a value, counted up to `most`: YAML's aliases make 300 bytes into millions, or into a circle."""
+    count, waiting = 0, [value]
+    while waiting and count <= most:
+        item = waiting.pop()
+        count += 1
+        if isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+    return count
 
 
 def last_values(rows: list[Row]) -> dict[str, float]:

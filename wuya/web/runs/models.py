@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from wuya.feedback.database import reading
+from wuya.database.connection import reading
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.runs import registry, switches
 from wuya.web.service import Service, service_of

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, case, func, insert, select, update
 
-from wuya.feedback.database import reading, writing
-from wuya.feedback.tables import ModelAlias, ModelVersion, RunRow
+from wuya.database.connection import reading, writing
+from wuya.database.labeling_tables import ModelAlias, ModelVersion, RunRow
+from wuya.database.service_tables import ChatFeedback, ChatMessage, Generation
 from wuya.web import audit
 from wuya.web.accounts.auth import Viewer
 from wuya.web.errors import ApiError
+from wuya.web.runs.folders import read_text
 from wuya.web.runs.watching import folders_of
 from wuya.web.service import Service
-from wuya.web.tables import ChatFeedback, ChatMessage, Generation
 from wuya.web.traffic import traffic_of
 from wuya.web.versions import ensure, kind_of, name_of, weights_in
 
@@ -79,7 +80,7 @@ def found_in_runs(service: Service) -> list[dict[str, Any]]:
     found = []
     for id in folders.ids():
         folder = folders.folder(id)
-        if folder is None or not (folder / "model" / "config.json").is_file():
+        if folder is None or not folders.has_model(folder):
             continue
         made = folders.made(id)
         found.append(
@@ -89,16 +90,16 @@ def found_in_runs(service: Service) -> list[dict[str, Any]]:
                 "kind": kind_of(made.get("recipe", "")),
                 "created_at": made.get("created_at"),
                 "parents": made.get("parents", {}),
-                "win_rate": win_rates(folder),
+                "win_rate": win_rates(folder, folders.root),
             }
         )
     return found
 
 
-def win_rates(folder: Path) -> dict[str, Any]:
+def win_rates(folder: Path, root: Path) -> dict[str, Any]:
     """Figures of the evaluation beside a run that name its checkpoint: {"ppo_vs_sft": {...}}."""
     try:
-        report = json.loads((folder.parent / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+        report = json.loads(read_text(folder.parent / "evaluation" / "evaluation.json", root))
         return {key: value for key, value in report["win_rate"].items() if key.startswith(f"{folder.name}_vs_")}
     except (OSError, ValueError, KeyError, AttributeError):
         return {}
@@ -118,8 +119,9 @@ def answering(serving: Mapping[str, str], versions: Sequence[Mapping[str, Any]])
 
 def register(service: Service, run: str, viewer: Viewer, *, note: str = "") -> dict[str, Any]:
     """Make a version of a run's final model, with its parents; the same weights are one version."""
-    folder = folders_of(service).folder(run)
-    if folder is None or not (folder / "model" / "config.json").is_file():
+    folders = folders_of(service)
+    folder = folders.folder(run)
+    if folder is None or not folders.has_model(folder):
         raise ApiError(404, "not_found", "this run has no finished model")
     with writing(service.database) as connection:
         id = ensure(connection, folder / "model", name=run.replace("~", "/"), note=note)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from wuya.feedback.database import writing
+from wuya.database.connection import writing
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.errors import ApiError
 from wuya.web.runs import store

@@ -1,6 +1,6 @@
 """Dumped rollouts of a run: episodes token by token, with what PPO made of each (`wuya ppo --dump_rollouts true`).
 
-One parquet file an update, one row a token (inference/rollout_files.py writes them). Read with pyarrow alone: no torch.
+One parquet file an update, one row a token (rlhf/rollout_files.py writes them). Read with pyarrow alone: no torch.
 """
 
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wuya.web.errors import ApiError
+from wuya.web.runs.folders import is_inside
 
 FIGURES = ("kl", "logprob", "ref_logprob", "reward", "value", "advantage", "return")
 _NAME = re.compile(r"update_(\d+)_rank_\d+\.parquet")
@@ -16,7 +17,7 @@ _NAME = re.compile(r"update_(\d+)_rank_\d+\.parquet")
 
 def updates(folder: Path) -> list[int]:
     """Updates whose episodes were kept, in their order."""
-    found = (_NAME.fullmatch(path.name) for path in (folder / "rollouts").glob("update_*.parquet"))
+    found = (_NAME.fullmatch(path.name) for path in _files(folder, "update_*.parquet"))
     return sorted({int(match[1]) for match in found if match})
 
 
@@ -34,10 +35,15 @@ def episodes(folder: Path, update: int | None, *, sort: str, limit: int) -> dict
     return {"updates": known, "update": update, "items": found[:limit], "total": len(found)}
 
 
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """Those that are the run's own: a link may lead anywhere."""
+    return sorted(path for path in (folder / "rollouts").glob(pattern) if is_inside(path, folder))
+
+
 def _read(folder: Path, update: int) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as parquet  # a fifth of a second: only who looks at rollouts waits for it
 
-    for path in sorted((folder / "rollouts").glob(f"update_{update:06d}_rank_*.parquet")):
+    for path in _files(folder, f"update_{update:06d}_rank_*.parquet"):
         columns = parquet.read_table(path).to_pydict()
         count, start = len(columns["episode"]), 0
         for end in range(1, count + 1):

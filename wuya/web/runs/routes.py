@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
@@ -12,12 +12,13 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from wuya.files import to_json
 from wuya.web import openapi
-from wuya.web.accounts.auth import Viewer, require
+from wuya.web.accounts.auth import Viewer, require, still_may
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.pages import render
 from wuya.web.runs import models, reporting, switches, watching
 from wuya.web.runs.folders import is_number
 from wuya.web.service import Service, service_of
+from wuya.web.supervision import keepers_of
 
 router = APIRouter(tags=["runs"])
 ServiceNow = Annotated[Service, Depends(service_of)]
@@ -32,13 +33,12 @@ async def lifespan(service: Service) -> AsyncIterator[None]:
     if service.database.dialect.name == "sqlite":
         yield
         return
-    follower = asyncio.create_task(switches.follow(service), name="models of other processes")
+    follow = await switches.follower(service)
+    keeper = keepers_of(service).start("models of other processes", every=switches.FOLLOW_SECONDS, work=follow)
     try:
         yield
     finally:
-        follower.cancel()
-        with suppress(asyncio.CancelledError):
-            await follower
+        await keeper.stop()
 
 
 @router.get("/api/runs")
@@ -60,7 +60,7 @@ def changes(request: Request, service: ServiceNow, viewer: Watcher,
 async def _follow(request: Request, service: Service, starts: dict[str, int]) -> AsyncIterator[bytes]:
     gauge = metrics_of(service).sse_clients
     gauge.inc()
-    silent = 0.0
+    silent = checked = 0.0
     try:
         yield b": open\n\n"
         while not service.closing:
@@ -71,6 +71,11 @@ async def _follow(request: Request, service: Service, starts: dict[str, int]) ->
                     yield _event("rows", {"run": id, "rows": rows[start:]})
             await asyncio.sleep(LOOK_SECONDS)
             silent += LOOK_SECONDS
+            checked += LOOK_SECONDS
+            if checked >= PING_SECONDS:
+                checked = 0.0
+                if not await run_in_threadpool(still_may, request, "runs"):
+                    return
             if silent >= PING_SECONDS:
                 silent = 0.0
                 yield b": ping\n\n"
@@ -133,12 +138,18 @@ def rollouts(
     return watching.rollouts_of(service, id, update, sort=sort, limit=limit)
 
 
+def _csv_text(text: str) -> str:
+    """A quoted cell; one that a spreadsheet would run as a formula is text there."""
+    shown = f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return '"' + shown.replace('"', '""') + '"'
+
+
 @router.get("/api/runs/{id}/metrics.csv", response_class=PlainTextResponse, responses=openapi.of_kinds("text/csv"))
 def as_csv(id: RunId, service: ServiceNow, viewer: Watcher) -> Response:
     """Every figure as CSV."""
     rows = watching.rows_of(service, id)
     keys = ["step", "time", *watching.keys_of(rows)]
-    lines = [",".join(f'"{key}"' for key in keys)]
+    lines = [",".join(map(_csv_text, keys))]
     lines += [",".join(repr(row[k]) if is_number(row.get(k)) else "" for k in keys) for row in rows]
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in id)[:80]
     headers = {"content-disposition": f'attachment; filename="{name}.csv"'}

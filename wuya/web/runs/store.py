@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from wuya.feedback.tables import RunRow, now, uuid7
+from wuya.database.labeling_tables import RunRow, now, uuid7
+from wuya.database.service_tables import RunEvent, RunMetric, RunSample
 from wuya.web.errors import ApiError
 from wuya.web.runs.folders import last_values
-from wuya.web.tables import RunEvent, RunMetric, RunSample
 
 ALIVE_SECONDS = 120.0
 

@@ -6,14 +6,15 @@ processes each follows what the others did.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from wuya.checkpoints.known_models import is_there
+from wuya.database.connection import reading
 from wuya.errors import WuyaError
-from wuya.feedback.database import reading
 from wuya.web.accounts.auth import Viewer
 from wuya.web.errors import ApiError
 from wuya.web.runs import registry
@@ -85,7 +86,7 @@ async def set_canary(service: Service, alias: str, version_id: str | None, perce
 async def load(service: Service, alias: str, version: Mapping[str, Any]) -> None:
     """Load a version's weights behind an alias; an error leaves everything as it was."""
     path = str(version["path"])
-    if not path or not (path.startswith("package:") or Path(path).exists()):
+    if not path or not is_there(path):
         raise ApiError(409, "files_missing", f"the files of {version['name']} are not there any more")
     try:
         await service.engine.load(alias, path)
@@ -93,11 +94,13 @@ async def load(service: Service, alias: str, version: Mapping[str, Any]) -> None
         raise ApiError(409, "load_failed", error.what) from error
 
 
-async def follow(service: Service, *, every: float = FOLLOW_SECONDS) -> None:
-    """Do here what other web processes did: load what was promoted, load and unload canaries. Runs until cancelled."""
+async def follower(service: Service) -> Callable[[], Awaitable[None]]:
+    """One round of doing here what other web processes did since the round before: load what was promoted, load and
+    unload canaries."""
     seen = await run_in_threadpool(_targets, service)
-    while True:
-        await asyncio.sleep(every)
+
+    async def follow() -> None:
+        nonlocal seen
         targets = await run_in_threadpool(_targets, service)
         for name in sorted(targets.keys() | seen.keys()):
             if targets.get(name) == seen.get(name):
@@ -110,6 +113,8 @@ async def follow(service: Service, *, every: float = FOLLOW_SECONDS) -> None:
             except (ApiError, WuyaError) as error:
                 log.warning("could not follow a change of the models", extra={"alias": name, "reason": str(error)})
         seen = targets
+
+    return follow
 
 
 async def _unload_canary(service: Service, alias: str, version_id: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wuya.feedback.database import reading
+from wuya.database.connection import reading
 from wuya.web.errors import ApiError
 from wuya.web.runs import rollouts, store
 from wuya.web.runs.folders import RunFolders, is_number

@@ -68,35 +68,45 @@ const explain = (error) => toast(t(`accounts.error_${error.code}`).startsWith("a
 function factor() {
   const place = h("section", { class: "card" });
   const draw = () => fill(place, h("h2", {}, t("accounts.totp")), h("p", { class: "muted" }, t(me.totp ? "accounts.totp_on" : "accounts.totp_off")),
-    me.totp && !me.has_password ? null // switching it off asks for the password
-      : h("div", {}, h("button", { type: "button", class: "button", dataset: { act: "totp" }, onclick: me.totp ? off : on }, t(me.totp ? "accounts.totp_disable" : "accounts.totp_enable"))));
+    h("div", {}, h("button", { type: "button", class: "button", dataset: { act: "totp" }, onclick: me.totp ? off : on }, t(me.totp ? "accounts.totp_disable" : "accounts.totp_enable"))));
   const done = (totp) => {
     me = { ...me, totp };
     draw();
     toast(t("common.saved"), { kind: "good", ms: 2000 });
   };
+  const proofs = () => {
+    const password = h("input", { class: "input", type: "password", name: "password", autocomplete: "current-password" });
+    const code = h("input", { class: "input mono", inputmode: "numeric", autocomplete: "one-time-code", maxlength: 10, autofocus: true });
+    const named = (label, input) => h("label", { class: "field" }, h("span", { class: "field-label" }, t(label)), input);
+    return { code, password, fields: [named("accounts.totp_code", code), me.has_password ? named("accounts.password", password) : null] };
+  };
   async function on() {
     try {
       const { secret, uri } = await api.post("/api/auth/totp/begin");
-      const code = h("input", { class: "input mono", inputmode: "numeric", autocomplete: "one-time-code", maxlength: 10, autofocus: true });
+      const { code, password, fields } = proofs();
       const typed = await openDialog({
         title: t("accounts.totp"),
         body: () => [h("p", {}, t("accounts.totp_hint")), h("p", { class: "mono wrap", dataset: { secret } }, secret.match(/.{4}/g).join(" ")), h("p", { class: "muted small mono wrap" }, uri),
-          h("label", { class: "field" }, h("span", { class: "field-label" }, t("accounts.totp_code")), code)],
+          ...fields],
         actions: (close) => h("button", { type: "submit", class: "button primary", onclick: () => close(code.value) }, t("accounts.totp_enable")),
       });
       if (!typed) return;
-      await api.post("/api/auth/totp/enable", { secret, code: typed });
+      await api.post("/api/auth/totp/enable", { secret, code: typed, password: password.value });
       done(true);
     } catch (error) {
       explain(error);
     }
   }
   async function off() {
-    const typed = await promptDialog({ title: t("accounts.totp_disable"), label: t("accounts.password"), type: "password", action: t("accounts.totp_disable") });
+    const { code, password, fields } = proofs();
+    const typed = await openDialog({
+      title: t("accounts.totp_disable"),
+      body: () => fields,
+      actions: (close) => h("button", { type: "submit", class: "button primary", onclick: () => close(code.value) }, t("accounts.totp_disable")),
+    });
     if (!typed) return;
     try {
-      await api.post("/api/auth/totp/disable", { password: typed });
+      await api.post("/api/auth/totp/disable", { code: typed, password: password.value });
       done(false);
     } catch (error) {
       explain(error);

@@ -39,6 +39,11 @@ export function importDialog(app) {
       const send = async (file) => {
         if (!file) return;
         status.textContent = t("chat.importing", { name: file.name });
+        const watch = setInterval(async () => {
+          const now = await request("GET", "/api/import").catch(() => null);
+          if (now?.state === "waiting" && now.before) status.textContent = t("chat.import_waits", { before: now.before });
+          else if (now?.state === "reading" && now.chats) status.textContent = t("chat.import_progress", { kept: now.kept, chats: now.chats });
+        }, 1000);
         try {
           const type = /\.(md|markdown|txt)$/i.test(file.name) ? "text/markdown" : "application/json";
           const result = await request("POST", "/api/import", file, { raw: true, headers: { "content-type": type } });
@@ -48,6 +53,8 @@ export function importDialog(app) {
           if (result.conversations.length === 1) app.open(result.conversations[0].id);
         } catch (problem) {
           status.textContent = explain(problem);
+        } finally {
+          clearInterval(watch);
         }
       };
       const input = h("input", { type: "file", class: "visually-hidden", id: "import-file", accept: ".json,.md,.markdown,application/json,text/markdown", onchange: () => send(input.files[0]) });
