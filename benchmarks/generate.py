@@ -26,12 +26,12 @@ import torch
 
 from benchmarks.common import Row, alternate, finish, gemm_gflops, memory_gb_per_second, parser_of, row_of
 from benchmarks.llama import LlamaServer
+from wuya.checkpoints.checkpoint import load_checkpoint
+from wuya.checkpoints.pretrained import config_to_hf, state_to_hf
 from wuya.inference.engine import Engine
 from wuya.inference.sampling import SamplingParams
-from wuya.models.checkpoint import load_checkpoint
 from wuya.models.gpt import GPT
 from wuya.models.presets import PRESETS, preset
-from wuya.models.pretrained import config_to_hf, state_to_hf
 from wuya.models.quantize import quantize_model
 
 Prompts = list[list[int]]

@@ -5,7 +5,7 @@
 
 Each case runs in a process of its own: imports and a tiny run first (thread pools, kernels), then the peak is started
 anew and the case does its work; what the first part left is not counted. glibc returns freed blocks of 1 MB and more to
-the system (MALLOC_MMAP_THRESHOLD_), as in scripts/plan_memory.py, whose training cases these are. Target: within 10 %,
+the system (MALLOC_MMAP_THRESHOLD_), as in experiments/plan_memory.py, whose training cases these are. Target: 10 %,
 and PPO on a shared trunk at most 1.3 x fine-tuning of the same model.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import Row, finish, parser_of
-from scripts.plan_memory import CASES, RETURN_FREED_MEMORY, measure_apart, resident
+from experiments.plan_memory import CASES, RETURN_FREED_MEMORY, measure_apart, resident
 from wuya.records import Message
 from wuya.tokenizer.bpe import Tokenizer
 from wuya.tokenizer.chat_format import encode_prompt
@@ -100,8 +100,8 @@ def inference() -> dict[str, Any]:
     from wuya.inference.engine import Engine
     from wuya.inference.sampling import SamplingParams
     from wuya.models.gpt import GPT
-    from wuya.models.planner import decoder_bytes, kv_cache_bytes, prefill_bytes, rotary_table
     from wuya.models.presets import modern, tiny
+    from wuya.planning.planner import decoder_bytes, kv_cache_bytes, prefill_bytes, rotary_table
 
     Engine(GPT(tiny()).eval()).generate([[1, 2]], SamplingParams(max_tokens=4))
     before = start_anew()
@@ -115,7 +115,7 @@ def inference() -> dict[str, Any]:
 
 def sft() -> dict[str, Any]:
     """Steps of full fine-tuning on as many positions as PPO's microbatches have."""
-    from scripts.plan_memory import measure
+    from experiments.plan_memory import measure
 
     return measure({**SIZE, "tokens": PROMPT + COMPLETION, "batch_size": ROWS})
 
@@ -124,11 +124,11 @@ def ppo(lora_rank: int = 0) -> dict[str, Any]:
     """Two updates of `wuya ppo`, its checkpoint included."""
     import torch
 
-    from wuya.models.checkpoint import save_checkpoint
+    from wuya.checkpoints.checkpoint import save_checkpoint
     from wuya.models.gpt import GPT
-    from wuya.models.ppo_memory import ppo_memory
     from wuya.models.presets import modern, tiny
     from wuya.models.reward_model import ScalarModel
+    from wuya.planning.ppo_memory import ppo_memory
     from wuya.recipes.ppo import PPOConfig, run
     from wuya.tokenizer.bpe import train_tokenizer
 

@@ -24,19 +24,23 @@ from torch import Tensor
 from benchmarks.common import Figures, Peer, Side, alternate, finish, parser_of, peak_mb, row_of
 from benchmarks.peers import peer_python
 from wuya.allocator import set_up_allocator
+from wuya.checkpoints.checkpoint import load_checkpoint, load_scalar_model, save_checkpoint
 from wuya.data.chitchat import load_chats, transcript
 from wuya.inference.engine import Engine
-from wuya.inference.ppo_models import NoValues, PPOModels
-from wuya.inference.rewards import model_reward
-from wuya.inference.rollouts import Rollouts, sample_rollouts
 from wuya.inference.sampling import SamplingParams
-from wuya.models.checkpoint import load_checkpoint, load_scalar_model, save_checkpoint
+from wuya.losses.ppo import gae, kl_shaped_rewards, whiten
 from wuya.models.gpt import GPT
 from wuya.models.presets import gpt2
 from wuya.models.reward_model import ScalarModel, value_model_from
-from wuya.recipes.grpo import GRPOConfig, make_learner
+from wuya.recipes import grpo
+from wuya.recipes.grpo import GRPOConfig
+from wuya.recipes.ppo import PPOConfig, learn, trained_models
+from wuya.rlhf.group_update import group_batch
+from wuya.rlhf.ppo_models import NoValues
+from wuya.rlhf.ppo_update import PPOBatch
+from wuya.rlhf.rewards import model_reward
+from wuya.rlhf.rollouts import Rollouts, sample_rollouts
 from wuya.tokenizer.bpe import Tokenizer, train_tokenizer
-from wuya.training.ppo_learner import PPOLearner, PPOSettings
 
 SIZES = {"1M": (4, 128, 4, 2048), "4M": (4, 256, 8, 4096), "12M": (6, 384, 6, 4096)}
 """Layers, width, heads, vocabulary."""
@@ -127,15 +131,13 @@ def ppo_side(folder: Path, settings: dict[str, Any]) -> Side:
     reference = copy.deepcopy(policy).requires_grad_(False).eval()
     reward_model, _ = load_scalar_model(folder / "reward")
     value_model = value_model_from(reward_model)
-    learner = PPOLearner(
-        policy,
-        value_model,
-        PPOSettings(
-            rollout_batch_size=settings["episodes"], minibatch_size=settings["episodes"], ppo_epochs=PPO_EPOCHS,
-            microbatch_tokens=tokens, learning_rate=LEARNING_RATE, value_learning_rate=LEARNING_RATE,
-            value_warmup_updates=0, warmup_updates=0, kl_coef=KL_COEF, ema_decay=0,
-        ),
+    config = PPOConfig(
+        policy=folder, reward="", prompts=folder, out=folder,
+        rollout_batch_size=settings["episodes"], minibatch_size=settings["episodes"], ppo_epochs=PPO_EPOCHS,
+        microbatch_tokens=tokens, learning_rate=LEARNING_RATE, value_learning_rate=LEARNING_RATE,
+        value_warmup_updates=0, warmup_updates=0, kl_coef=KL_COEF, ema_decay=0,
     )  # fmt: skip
+    trained = trained_models(policy, value_model, config)
     score = model_reward(reward_model.eval(), max_length=256, microbatch_tokens=tokens)
 
     def update() -> Figures:
@@ -143,17 +145,24 @@ def ppo_side(folder: Path, settings: dict[str, Any]) -> Side:
             engine, settings["prompts"], sampling=sampling, policy=policy, reference=reference,
             value_model=value_model, score=score, microbatch_tokens=tokens,
         )  # fmt: skip
-        batch, _, _ = learner.batch(rollouts)
-        learner.learn(batch, update=0)
+        mask_BT, old_logprobs_BT, old_values_BT = rollouts.mask_BT, rollouts.old_logprobs_BT, rollouts.old_values_BT
+        rewards_BT = kl_shaped_rewards(
+            rollouts.scores_B, old_logprobs_BT, rollouts.ref_logprobs_BT, mask_BT, kl_coef=KL_COEF
+        )
+        advantages_BT, returns_BT = gae(rewards_BT, old_values_BT, mask_BT, gamma=1.0, lam=config.gae_lambda)
+        batch = PPOBatch(
+            rollouts.ids_BT, mask_BT, old_logprobs_BT, old_values_BT, whiten(advantages_BT, mask_BT), returns_BT,
+            rollouts.lengths_B,
+        )  # fmt: skip
+        learn(*trained, batch, config, update=1)
         return {"peak_mb": peak_mb(), "new_tokens": new_tokens(rollouts)}
 
-    learner.tolerance = 1.0  # every update is called number 0 here
     return update
 
 
 def group_side(method: str, folder: Path, settings: dict[str, Any]) -> Side:
     """The loop of wuya/recipes/grpo.py."""
-    policy, tokenizer, engine, sampling, tokens = sampler(folder, settings)
+    policy, _, engine, sampling, tokens = sampler(folder, settings)
     reference = copy.deepcopy(policy).requires_grad_(False).eval()
     prompts = settings["prompts"][: settings["episodes"] // GROUP]
     config = GRPOConfig(
@@ -166,19 +175,19 @@ def group_side(method: str, folder: Path, settings: dict[str, Any]) -> Side:
     def score(_: object, completions: Any) -> Tensor:
         return torch.tensor([float(sum(ids) % 7) for ids in completions])
 
-    models = PPOModels(
-        policy=policy, reference=reference, value_model=NoValues(), score=score, engine_model=policy,
-        tokenizer=tokenizer, export=lambda: policy,
-    )  # fmt: skip
-    learner = make_learner(config, models, tolerance=1.0)
+    trained = grpo.trained_policy(policy, config)
+    advantage, policy_loss = grpo.algorithm(config)
 
     def update() -> Figures:
         rollouts = sample_rollouts(
             engine, prompts, sampling=sampling, num_samples=GROUP, policy=policy, reference=reference,
-            value_model=models.value_model, score=score, microbatch_tokens=tokens,
+            value_model=NoValues(), score=score, microbatch_tokens=tokens,
         )  # fmt: skip
-        batch, _ = learner.batch(rollouts)
-        learner.learn(batch, update=1)
+        scores_B = grpo.final_scores(rollouts, config)
+        advantages_PG = advantage(scores_B.view(-1, GROUP), rollouts.kl_B.view(-1, GROUP))
+        grpo.learn(
+            trained, group_batch(rollouts, advantages_PG), config, update=1, policy_loss=policy_loss, max_length=256
+        )
         return {"peak_mb": peak_mb(), "new_tokens": new_tokens(rollouts)}
 
     return update

@@ -21,9 +21,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from benchmarks.common import Side, alternate, finish, gemm_gflops, parser_of, peak_mb, row_of
 from benchmarks.nanogpt import NanoConfig, NanoGPT, nano_optimizer
 from wuya.allocator import set_up_allocator
-from wuya.models.flops import training_flops_per_token
 from wuya.models.gpt import GPT
 from wuya.models.presets import gpt2
+from wuya.planning.flops import training_flops_per_token
 from wuya.training import distributed
 from wuya.training.language_model import add_gradients
 from wuya.training.optimizer import build_optimizer, clip_gradients

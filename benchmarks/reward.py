@@ -21,11 +21,11 @@ from benchmarks.common import Figures, Peer, Side, alternate, finish, parser_of,
 from benchmarks.peers import peer_python
 from benchmarks.ppo import SIZES, write_models
 from wuya.allocator import set_up_allocator
-from wuya.models.checkpoint import load_scalar_model
+from wuya.checkpoints.checkpoint import load_scalar_model
 from wuya.recipes.reward_model import ranking_gradients
 from wuya.records import Prompt
+from wuya.rlhf.ranked_prompts import RankedPrompt, Vote
 from wuya.training.optimizer import build_optimizer, clip_gradients
-from wuya.training.ranked_prompts import RankedPrompt, Vote
 
 LEARNING_RATE = 1e-5
 

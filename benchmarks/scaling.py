@@ -23,8 +23,8 @@ from wuya.inference.engine import Engine
 from wuya.inference.sampling import SamplingParams
 from wuya.models.config import GPTConfig
 from wuya.models.gpt import GPT
-from wuya.models.planner import decoder_bytes, kv_cache_bytes
 from wuya.models.presets import modern, preset
+from wuya.planning.planner import decoder_bytes, kv_cache_bytes
 from wuya.training.svg import HEIGHT, WIDTH, line_plot
 
 PICTURE = Path(__file__).parents[1] / "docs" / "scaling.svg"

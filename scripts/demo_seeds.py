@@ -3,7 +3,7 @@
     python scripts/demo_seeds.py --size small 1 2 3        # or: make demo-seeds
 
 Reads and writes <workspace>/runs/demo-seed<N> and runs/demo-seeds.md; a seed that is finished is not run again.
-Exit code 0 when every gate holds in every seed, 1 when one does not.
+Exit code 0 when every gate held in every seed, 1 when one failed or was not shown.
 """
 
 import argparse
@@ -15,7 +15,10 @@ from typing import Any
 from wuya.cli import main as wuya
 from wuya.files import default_workspace, write_atomic
 
-GROUPS = ("win_rate", "reward_model", "scores", "kl", "bits_per_byte", "tax", "outside_judges", "diversity")
+GROUPS = (
+    "win_rate", "paired", "length", "reward_model", "scores", "kl", "bits_per_byte", "tax", "outside_judges",
+    "diversity", "variety_beside_sft",
+)  # fmt: skip
 """Of summary.json, in the table's order."""
 
 
@@ -55,7 +58,7 @@ def seeds_table(summaries: dict[int, dict[str, Any]]) -> str:
         lines.append(f"| {name} | " + " | ".join(column.get(name, "") for column in columns) + " |")
     for number, gate in enumerate(first["gates"]):
         cells = [
-            f"{'yes' if g['passed'] else '**no**'}: {g['found']} ({g['bound']})"
+            f"{g['state'] if g['passed'] else '**' + g['state'] + '**'}: {g['found']} ({g['bound']})"
             for g in (summary["gates"][number] for summary in summaries.values())
         ]
         lines.append(f"| gate: {gate['name']} | " + " | ".join(cells) + " |")
@@ -63,7 +66,7 @@ def seeds_table(summaries: dict[int, dict[str, Any]]) -> str:
 
 
 def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [row for group in GROUPS for row in _rows(group, summary[group])]
+    rows = [row for group in GROUPS for row in _rows(group, summary.get(group, {}))]
     return [*rows, ("minutes", f"{sum(summary['seconds'].values()) / 60:.1f}")]
 
 

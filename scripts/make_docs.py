@@ -53,12 +53,20 @@ def config_page() -> str:
 
 def metrics_page() -> str:
     """Every name a run may write to metrics.jsonl."""
-    from wuya.training.direct_metrics import DIRECT_METRICS
+    from wuya.evals.heldout_metrics import HELDOUT_METRICS
+    from wuya.rlhf.ppo_metrics import GROUP_METRICS, PPO_METRICS
+    from wuya.rlhf.preference_metrics import DIRECT_METRICS, PAIR_METRICS
     from wuya.training.metrics import METRICS
-    from wuya.training.ppo_metrics import PPO_METRICS
 
     parts = ["# Metrics", "What `metrics.jsonl` of a run holds; `report.html` draws the same names."]
-    for title, table in (("Every training run", METRICS), ("PPO", PPO_METRICS), ("DPO, RLOO, GRPO", DIRECT_METRICS)):
+    for title, table in (
+        ("Every training run", METRICS),
+        ("PPO", PPO_METRICS),
+        ("RLOO, GRPO", GROUP_METRICS),
+        ("The reward model, DPO, KTO, ORPO, SimPO: pairs", PAIR_METRICS),
+        ("DPO, KTO, ORPO, SimPO", DIRECT_METRICS),
+        ("Held-out prompts", HELDOUT_METRICS),
+    ):
         rows = [
             f"| `{name}` | {_cell(m.meaning)} | {_cell(m.unit)} | {_cell(m.healthy)} | {_cell(m.trouble)} |"
             for name, m in table.items()
@@ -70,8 +78,8 @@ def metrics_page() -> str:
 
 def schema_page() -> str:
     """Tables and columns of the feedback database."""
-    import wuya.web.tables  # noqa: F401  # its tables join those of the feedback store
-    from wuya.feedback.tables import Base
+    import wuya.database.service_tables  # noqa: F401  # its tables join those of the feedback store
+    from wuya.database.labeling_tables import Base
 
     parts = ["# Database schema", "The feedback store, `wuya.db` in the workspace (SQLite; migrations by Alembic)."]
     for table in Base.metadata.sorted_tables:

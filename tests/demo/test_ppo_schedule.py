@@ -1,27 +1,25 @@
 """The demo shortens InstructGPT's schedule: it must still learn, and not ship the weights it started from."""
 
 import copy
-import dataclasses
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from tests.training.ppo_toys import bandit_rollouts
+from tests.rlhf.ppo_toys import ToyPPO, bandit_rollouts
 from wuya.demo.alignment import ppo_config
 from wuya.demo.sizes import SIZES, Demo
 from wuya.models.gpt import GPT
 from wuya.models.presets import preset
 from wuya.models.reward_model import ScalarModel
-from wuya.training.ppo_learner import PPOLearner, PPOSettings
-from wuya.training.ppo_update import ema_initial_share
+from wuya.recipes.ppo import PPOConfig
+from wuya.training.ema import ema_initial_share
 
 SIZE = SIZES["small"]
 
 
-def schedule() -> PPOSettings:
-    config = ppo_config(Demo(Path("runs"), SIZE, 0))
-    return PPOSettings(**{field.name: getattr(config, field.name) for field in dataclasses.fields(PPOSettings)})
+def schedule() -> PPOConfig:
+    return ppo_config(Demo(Path("runs"), SIZE, 0))
 
 
 def test_at_most_five_percent_of_the_initial_weights_are_left_in_what_the_demo_ships() -> None:
@@ -46,14 +44,14 @@ def test_the_demos_schedule_solves_the_ten_token_bandit() -> None:
     nn.init.zeros_(value_model.head.weight)
     reference = copy.deepcopy(policy)
     rewards_V = nn.functional.one_hot(torch.tensor(3), 10).float()
-    learner = PPOLearner(policy, value_model, settings)
+    learner = ToyPPO(policy, value_model, settings)
     assert share_of_the_best(policy, reference, rewards_V, settings.kl_coef) < 0.3
     for update in range(settings.total_updates):
         rollouts = bandit_rollouts(
             policy, reference, value_model, rewards_V, episodes=settings.rollout_batch_size, seed=update
         )
-        learner.learn(learner.batch(rollouts)[0], update=update)
+        learner.learn(learner.batch(rollouts), update=update)
     assert share_of_the_best(policy, reference, rewards_V, settings.kl_coef) > 0.9
-    assert learner.ema is not None
-    with learner.ema.applied_to(policy):
+    assert learner.trained_policy.ema is not None
+    with learner.trained_policy.averaged():
         assert share_of_the_best(policy, reference, rewards_V, settings.kl_coef) > 0.85

@@ -8,12 +8,12 @@ from typing import Any
 from wuya.data.formats import read_prompts
 from wuya.demo.sizes import Demo
 from wuya.feedback.simulated import Labelers
-from wuya.inference.rollout_files import read_episodes
 from wuya.recipes import ppo
 from wuya.recipes import pretrain as pretrain_recipe
 from wuya.recipes.ppo import PPOConfig
 from wuya.recipes.pretrain import PretrainConfig
 from wuya.records import Candidate
+from wuya.rlhf.rollout_files import read_episodes
 from wuya.tokenizer.bpe import Tokenizer
 
 PTX_COEF = 0.1
@@ -85,7 +85,7 @@ def _gold_and_proxy(folder: Path, run: str) -> list[dict[str, float]]:
 
 def _answer(tokenizer: Tokenizer, token_ids: tuple[int, ...]) -> Candidate:
     text = tokenizer.decode(token_ids, skip_special=True).strip()
-    return Candidate(text, token_ids, finished=token_ids[-1] == tokenizer.eos_id)
+    return Candidate(text, token_ids, finished=token_ids[-1] in tokenizer.turn_end.ids)
 
 
 def continue_pretraining(demo: Demo) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 import json
 from itertools import combinations
 from pathlib import Path
-from statistics import mean
 from typing import Any, Literal
+
+import torch
 
 from wuya.console import say
 from wuya.demo.sizes import Demo
 from wuya.feedback.simulated import Labelers, calibrate_noise
 from wuya.files import read_jsonl
+from wuya.losses.preference import order_credit
 from wuya.recipes import label, reward_model, sample_completions
 from wuya.recipes.label import LabelConfig
 from wuya.recipes.reward_model import RewardModelConfig
@@ -100,16 +102,17 @@ def train_reward_model(demo: Demo) -> dict[str, Any]:
 
 
 def _accuracy_against_utility(folder: Path) -> float:
-    """Share of the same answer pairs that the reward model orders as the noiseless shared utility does."""
+    """Share of the same answer pairs that the reward model orders as the noiseless shared utility does; ties half."""
     labelers = Labelers.load(folder / "data" / "labelers.json")
     scores = {
         (row["prompt_id"], row["text"]): row["score"]
         for _, row in read_jsonl(folder / "reward" / "heldout_scores.jsonl")
     }
-    right: list[bool] = []
+    margins: list[float] = []
     for prompt, candidates in read_completions(folder / "samples" / "reward_report" / "completions.jsonl"):
         for a, b in combinations(candidates, 2):
             difference = labelers.shared_utility(prompt, a) - labelers.shared_utility(prompt, b)
             if difference and (prompt.id, a.text) in scores and (prompt.id, b.text) in scores:
-                right.append((scores[prompt.id, a.text] > scores[prompt.id, b.text]) == (difference > 0))
-    return mean(right)
+                margin = scores[prompt.id, a.text] - scores[prompt.id, b.text]
+                margins.append(margin if difference > 0 else -margin)
+    return float(order_credit(torch.tensor(margins)).mean())

@@ -11,17 +11,18 @@ from wuya.files import BadRows, read_jsonl, write_atomic
 from wuya.training.report import curves
 from wuya.training.svg import line_plot
 
+STATES = {"held": "held", "failed": "FAILED", "not shown": "not shown"}
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 CURVES: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
     ("pre-training: bits per byte, held-out chats", {"base": ("base", "validation/bits_per_byte")}),
-    ("SFT: loss, nats a token", {"sft": ("sft", "loss")}),
+    ("SFT: loss, nats per token", {"sft": ("sft", "loss")}),
     ("reward model: loss", {"reward": ("reward", "loss")}),
     (
         "PPO: score of the reward model",
         {"PPO": ("ppo", "objective/scores"), "PPO-ptx": ("ppo_ptx", "objective/scores")},
     ),
-    ("PPO: KL to SFT, nats a response", {"PPO": ("ppo", "objective/kl"), "PPO-ptx": ("ppo_ptx", "objective/kl")}),
+    ("PPO: KL to SFT, nats per response", {"PPO": ("ppo", "objective/kl"), "PPO-ptx": ("ppo_ptx", "objective/kl")}),
     ("PPO: answers that end", {"PPO": ("ppo", "objective/eos_share"), "PPO-ptx": ("ppo_ptx", "objective/eos_share")}),
     ("PPO: entropy", {"PPO": ("ppo", "objective/entropy"), "PPO-ptx": ("ppo_ptx", "objective/entropy")}),
     ("PPO-ptx: loss on pre-training text", {"PPO-ptx": ("ppo_ptx", "loss/ptx")}),
@@ -36,9 +37,10 @@ def write_demo_report(folder: Path, summary: Mapping[str, Any]) -> Path:
     sections = [
         f"<p>Seed {summary['seed']}, size {summary['size']}. <b>The labelers are simulated</b>: a shared taste, tastes "
         "of their own and noise, on real people's prompts. The models saw rankings only.</p>",
-        "<h2>Gates</h2>",
-        html_table(["claim", "held", "found", "bound"], [
-            [gate["name"], "yes" if gate["passed"] else "NO", gate["found"], gate["bound"]] for gate in summary["gates"]
+        "<h2>Gates</h2><p>A claim held when its whole 95 % interval is on the right side of the bound, failed when the "
+        "whole interval is on the wrong side, and was not shown when the bound lies inside.</p>",
+        html_table(["claim", "state", "found", "bound"], [
+            [gate["name"], STATES[gate["state"]], gate["found"], gate["bound"]] for gate in summary["gates"]
         ]) if summary["gates"] else "<p>none at this size: its models are too small to say anything</p>",
         "<h2>Time</h2>",
         html_table(["stage", "seconds"], [[name, f"{s:.0f}"] for name, s in summary["seconds"].items()]),

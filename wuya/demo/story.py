@@ -11,19 +11,18 @@ The labelers are simulated, and every table says so. The people of the data are 
 replies the demonstrations. Budgets are counts of tokens and episodes, never seconds.
 """
 
-import json
-import shutil
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from wuya.console import heading, say, table
+from wuya.console import heading, table
 from wuya.demo import alignment, evaluation, models, people, preferences
-from wuya.demo.report import write_demo_report
+from wuya.demo.report import STATES, write_demo_report
 from wuya.demo.sizes import SIZES, Demo
+from wuya.demo.stages import keep_other_aside, run_stage
 from wuya.environment import environment_report
 from wuya.evals.evaluation_report import evaluation_table
 from wuya.evals.gates import Gate, check_gates
@@ -53,6 +52,9 @@ class DemoConfig:
         return (self.workspace or default_workspace()) / "runs" / self.name
 
 
+RESULTS_FORM = 2
+"""Grows when the figures of a stage change their form, so that a newer wuya does not read an older demo's stages."""
+
 Stage = tuple[str, str, Callable[[Demo], dict[str, Any]]]
 
 STORY: tuple[Stage, ...] = (
@@ -76,11 +78,11 @@ def run(config: DemoConfig) -> Path:
     """Returns the path of summary.json."""
     demo = Demo(make_folder(config.folder), SIZES[config.size], config.seed, config.evaluate_on)
     with FileLock(demo.folder / "demo.lock"):
-        _keep_other_demo_aside(demo, config)
+        keep_other_aside(demo.folder, _identity(demo, config), file="demo.json")
         results: dict[str, dict[str, Any]] = {}
         for number, (name, title, stage) in enumerate(STORY, start=1):
             heading(f"{number}/{len(STORY)} {title}")
-            results[name] = _run_stage(demo, name, stage)
+            results[name] = run_stage(demo.folder, name, partial(stage, demo))
         summary = evaluation.summarize(results, demo.seed, config.size)
         gates = check_gates(summary) if config.size != "tiny" else []
         summary |= {"gates": [gate.to_dict() for gate in gates], "environment": environment_report()}
@@ -94,46 +96,21 @@ def run(config: DemoConfig) -> Path:
     return path
 
 
-def _run_stage(demo: Demo, name: str, stage: Callable[[Demo], dict[str, Any]]) -> dict[str, Any]:
-    """Run a stage unless it is done; its result and its seconds are kept in stages/<name>.json."""
-    marker = make_folder(demo.folder / "stages") / f"{name}.json"
-    if marker.exists():
-        result: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
-        say(f"done before, in {result['seconds']:.0f} s")
-        return result
-    started = time.monotonic()
-    result = stage(demo)
-    result["seconds"] = time.monotonic() - started
-    write_atomic(marker, to_json(result, indent=1) + "\n")
-    say(f"{name}: {result['seconds']:.0f} s")
-    return result
-
-
-def _keep_other_demo_aside(demo: Demo, config: DemoConfig) -> None:
-    """Stages of another seed or size are moved to <name>.old-1, ...: never mixed with these, never deleted."""
-    folder = demo.folder
-    identity = {
+def _identity(demo: Demo, config: DemoConfig) -> dict[str, Any]:
+    """What must be the same for stages to belong together."""
+    return {
         "seed": demo.seed,
         "size": config.size,
         "evaluate_on": demo.evaluate_on,
         "fingerprint": sha256_json(asdict(demo.size)),
+        "results": RESULTS_FORM,
     }
-    file = folder / "demo.json"
-    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != identity:
-        old = next(path for n in range(1, 10_000) if not (path := folder.with_name(f"{folder.name}.old-{n}")).exists())
-        old.mkdir()
-        for item in folder.iterdir():
-            if item.name != "demo.lock":
-                shutil.move(item, old / item.name)
-        say(f"`{folder}` held another seed, size or budget: moved to `{old}`")
-    write_atomic(file, to_json(identity) + "\n")
 
 
 def _closing(folder: Path, summary: dict[str, Any], gates: list[Gate]) -> str:
     seconds = summary["seconds"]
     rows = [
-        {"gate": gate.name, "held": "yes" if gate.passed else "NO", "found": gate.found, "bound": gate.bound}
-        for gate in gates
+        {"gate": gate.name, "state": STATES[gate.state], "found": gate.found, "bound": gate.bound} for gate in gates
     ]
     return "\n".join(
         [

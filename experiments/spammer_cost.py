@@ -1,6 +1,6 @@
 """What does a labeler who ranks at random cost a reward model, and does leaving them out pay? Many populations.
 
-    python scripts/spammer_cost.py runs/demo-seed1 runs/demo-seed2 runs/demo-seed3 --out runs/spammer
+    python experiments/spammer_cost.py runs/demo-seed1 runs/demo-seed2 runs/demo-seed3 --out runs/spammer
 
 Reads finished demos: the SFT model, the sampled answers, the labelers who judge. For each population eight labelers are
 made anew (taste, noise and spread as in the demo), one of whom ranks at random; each of `--prompts` prompts, drawn by

@@ -1,7 +1,7 @@
 """Does a reward model learn these labelers or people? Five folds over labelers (InstructGPT, section 3.5 and E.2).
 
-    python scripts/labeler_folds.py --model runs/sft --rankings train.jsonl --heldout heldout.jsonl --out runs/folds
-    python scripts/labeler_folds.py ... --answers runs/evaluation/answers.jsonl --labelers labelers.json
+    python experiments/labeler_folds.py --model runs/sft --rankings train.jsonl --heldout heldout.jsonl --out runs/folds
+    python experiments/labeler_folds.py ... --answers runs/evaluation/answers.jsonl --labelers labelers.json
 
 For each fold a reward model learns from the other labelers; it is judged on prompts nobody trained on, once by the
 labelers it learned from and once by those it never met. The paper: 72.4 +- .4 % and 69.6 +- .9 %. The mean score of the

@@ -1,6 +1,6 @@
 """What do the partners' own ratings of their chats teach? The demo's real chats, honestly (docs/experiments.md).
 
-    python scripts/chat_ratings.py --out runs/chat_ratings        # seconds; no model is trained
+    python experiments/chat_ratings.py --out runs/chat_ratings        # seconds; no model is trained
 
 Reads PyPI `chitchat-dataset`: 5,988 of its chats carry ratings (witty, upbeat, interesting, 1 to 10), one set a chat,
 without saying which partner gave it. The question is a reward model's: of two chats, which is rated higher? Fitted on

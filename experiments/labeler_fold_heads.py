@@ -1,6 +1,6 @@
 """Five folds over labelers in a minute: do heads on frozen states learn these labelers or people? Many populations.
 
-    python scripts/labeler_fold_heads.py runs/demo-seed1 runs/demo-seed2 runs/demo-seed3 --out runs/fold_heads
+    python experiments/labeler_fold_heads.py runs/demo-seed1 runs/demo-seed2 runs/demo-seed3 --out runs/fold_heads
 
 The question of `labeler_folds.py` (InstructGPT, section 3.5 and E.2) with linear heads on the SFT model's last states
 in place of whole reward models, so that the difference can be seen: ten labelers are made anew for each population

@@ -1,8 +1,8 @@
 """Three rounds with people over HTTP: eight simulated labelers rank in `wuya serve` what `wuya loop --wait` samples.
 
-    python scripts/rounds.py run runs/demo-seed1 --out runs/rounds/seed1       # one seed, ten minutes on one core
-    python scripts/rounds.py spammer runs/demo-seed1 --out runs/rounds/seed1   # is the spammer found, and dear?
-    python scripts/rounds.py report runs/rounds/seed1 runs/rounds/seed2 --out runs/rounds
+    python experiments/rounds.py run runs/demo-seed1 --out runs/rounds/seed1       # one seed, ten minutes on one core
+    python experiments/rounds.py spammer runs/demo-seed1 --out runs/rounds/seed1   # is the spammer found, and dear?
+    python experiments/rounds.py report runs/rounds/seed1 runs/rounds/seed2 --out runs/rounds
 
 `run` takes a finished demo's SFT model, makes eight labelers (one ranks at random) with five held-out ones, starts the
 service and the loop as processes of their own, and ranks over HTTP until the loop ends. Then held-out labelers compare
@@ -27,6 +27,7 @@ from typing import IO, Any
 import httpx2
 from simulated_labelers import Desk, enter, post, project_named, rank_all
 
+from wuya.checkpoints.checkpoint import load_checkpoint
 from wuya.data.chitchat import exchanges, load_chats, split_chats
 from wuya.data.formats import read_prompts, write_prompts
 from wuya.demo.people import PEOPLE_SEED, SHARED_TASTE
@@ -38,7 +39,6 @@ from wuya.feedback.reading import Selection
 from wuya.feedback.simulated import Labelers, calibrate_noise, make_labelers
 from wuya.feedback.store import FeedbackStore
 from wuya.files import make_folder, to_json, write_atomic
-from wuya.models.checkpoint import load_checkpoint
 from wuya.recipes import agreement, reward_model
 from wuya.recipes.agreement import AgreementConfig
 from wuya.recipes.reward_model import RewardModelConfig

@@ -1,7 +1,7 @@
 """Compare what `wuya plan` predicts with what a training step takes: peak resident memory over that after the imports.
 
-    python scripts/plan_memory.py                    # 3 sizes x {none, activation checkpointing}, float32, CPU
-    python scripts/plan_memory.py --case '{"num_layers": 4, "model_dim": 256, ...}'    # one case, in this process
+    python experiments/plan_memory.py                    # 3 sizes x {none, activation checkpointing}, float32, CPU
+    python experiments/plan_memory.py --case '{"num_layers": 4, "model_dim": 256, ...}'    # one case, in this process
 
 Each case runs in a process of its own: import, one step of a tiny model (so that thread pools and kernels are loaded),
 note the memory, then build the model and do three steps. Prints one JSON object a case.
@@ -42,8 +42,8 @@ def measure(case: dict[str, int | bool | str]) -> dict[str, object]:
 
     from wuya.models.gpt import GPT
     from wuya.models.lora import add_lora
-    from wuya.models.planner import training_memory
     from wuya.models.presets import modern, tiny
+    from wuya.planning.planner import training_memory
     from wuya.training.language_model import add_gradients
     from wuya.training.optimizer import build_optimizer, clip_gradients
 

@@ -1,6 +1,6 @@
 """Does it matter that all pairs of a prompt are one batch element? K-way loss against shuffled pairs, on human lists.
 
-    python scripts/kway_against_pairs.py --data /path/to/zh --text /path/to/zh_prose.txt.gz --out runs/kway --minutes 9
+    python experiments/kway_against_pairs.py --data /path/to/zh --text /path/to/zh.txt.gz --out runs/kway --minutes 9
 
 Reads human-ranked lists of answers (Open-Assistant, Chinese), pre-trains a small model on Chinese prose once, and then
 trains reward models from it by two losses at equal epochs, five folds over prompts, a seed a pass over the folds:
@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from wuya.checkpoints.checkpoint import load_checkpoint
 from wuya.data.batches import pad_right
 from wuya.data.quality import QualityRules
 from wuya.evals.bootstrap import Interval, ratio_interval
 from wuya.files import make_folder, to_json, write_atomic
-from wuya.models.checkpoint import load_checkpoint
 from wuya.models.reward_model import ScalarModel
 from wuya.recipes import prepare_data, pretrain, train_tokenizer
 from wuya.recipes.prepare_data import PrepareConfig
@@ -37,8 +37,8 @@ from wuya.recipes.pretrain import PretrainConfig
 from wuya.recipes.reward_model import ranking_gradients
 from wuya.recipes.train_tokenizer import TokenizerConfig
 from wuya.records import Candidate, Message, Prompt, Ranking
+from wuya.rlhf.ranked_prompts import RankedPrompt, Vote, ranked_prompts
 from wuya.training.optimizer import build_optimizer, clip_gradients, set_lr
-from wuya.training.ranked_prompts import RankedPrompt, Vote, ranked_prompts
 from wuya.training.schedule import warmup_cosine
 
 FOLDS, EPOCHS, BATCH_PROMPTS, LEARNING_RATE = 5, 2, 8, 7e-4
@@ -183,7 +183,7 @@ def judged(model: ScalarModel, prompt: RankedPrompt) -> list[float]:
     with torch.inference_mode():
         scores = model.values(ids_KT)[torch.arange(len(ids_KT)), lengths_K - 1].double().numpy()
     margins = np.array([scores[a] - scores[b] for vote in prompt.votes for a, b in vote.pairs])
-    return [float((margins > 0).sum()), float(len(margins)), float(np.logaddexp(0, -margins).sum())]
+    return [float(((np.sign(margins) + 1) / 2).sum()), float(len(margins)), float(np.logaddexp(0, -margins).sum())]
 
 
 def report(folder: Path, num_prompts: int) -> tuple[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
     wuya serve --accounts &                                     # make the admin account from its setup link
     export WUYA_ADMIN_PASSWORD=...
-    python scripts/simulated_labelers.py --url http://127.0.0.1:8000 --admin me@example.org \\
+    python experiments/simulated_labelers.py --url http://127.0.0.1:8000 --admin me@example.org \\
            --labelers workspace/runs/demo/data/labelers.json --project loop --spammers sim-3
 
 A dry run of a round with people: beside it `wuya loop --wait` (without `--labelers`) samples, waits for them and trains

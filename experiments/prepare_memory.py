@@ -1,6 +1,6 @@
 """Measure the memory of `wuya prepare`: the peak of the resident memory summed over its processes.
 
-    python scripts/prepare_memory.py --megabytes 1000 --workers 2 --folder /tmp/prepare-memory
+    python experiments/prepare_memory.py --megabytes 1000 --workers 2 --folder /tmp/prepare-memory
 
 Writes so much unique text (random words, none of it repeats), prepares it with every stage on, and prints megabytes and
 seconds as JSON. Memory that processes share (the interpreter's libraries) is counted once for each of them.

