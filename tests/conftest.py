@@ -1,7 +1,9 @@
 """What every test gets: one thread per process, no colour, the external data folder or a skip with the reason."""
 
 import os
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,3 +64,19 @@ def database(tmp_path: Path, databases: "Databases") -> "Iterator[str | Path]":
 def _own_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Relative paths of a test (./workspace) lie in its own folder, never in the clone."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def no_file_beyond() -> Callable[[int], AbstractContextManager[None]]:
+    """No file may grow beyond so many bytes: the system then reports what it reports on a full disk."""
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

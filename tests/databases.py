@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine, make_url
 
-from wuya.feedback.database import open_engine
+from wuya.database.connection import open_engine
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def test_the_callers_mistakes_exit_2_with_a_hint(
         (NotFinite("loss is NaN"), 3, "error: loss is NaN\n"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 3, "error: cannot write `/x/y`: no space left"),
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 3, "error: cannot write `/x/y`"),
-        (MemoryError(), 3, "error: out of memory"),
+        (MemoryError(), 3, "error: `wuya env` ran out of memory"),
         (Interrupted("saved", hint="`--resume`"), 130, "error: saved"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (BrokenPipeError(), 0, ""),
@@ -112,6 +112,18 @@ def test_exit_codes(
     captured = capsys.readouterr()
     assert text in captured.err
     assert ("Traceback" in captured.err) == (code == 1)
+
+
+def test_memory_that_runs_out_while_the_error_is_put_in_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing_left(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "load", nothing_left)
+    monkeypatch.setattr(cli, "as_memory_error", nothing_left)
+    assert cli.main(["env"]) == 3
+    assert "error: out of memory" in capsys.readouterr().err
 
 
 def test_a_missing_optional_package_becomes_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,10 +130,31 @@ def test_wrong_values_name_the_setting_and_what_it_takes() -> None:
     assert "one of 'auto', 'float32'" in refused("a", "--dtype", "float16")
     assert "missing `--checkpoint`" in refused()
     assert "unexpected argument `b`" in refused("a", "b")
+    assert "`checkpoint` comes first" in refused("--learning_rate", "1", "b")
     assert "does not exist" in refused("--config", "nope.yaml")
     assert "`learning_rate` must be greater than 0 (found: -1.0)" in refused("a", "--learning_rate=-1")
     assert "`batch_size` must be a multiple of" in (text := refused("a", "--batch_size", "9"))
     assert "try `--batch_size 8`" in text
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FromToConfig:
+    """Turn one file into another."""
+
+    POSITIONAL: ClassVar[str] = "source"
+
+    source: Path
+    """What to read."""
+    out: Path
+    """What to write."""
+
+
+def test_a_second_value_without_a_flag_is_put_behind_the_flag_that_is_missing() -> None:
+    with pytest.raises(ConfigError) as caught:
+        c.parse_config(FromToConfig, ["a", "b.gguf"], prog="wuya toy")
+    assert "unexpected argument `b.gguf`" in str(caught.value) and "`wuya toy a --out b.gguf`" in str(caught.value)
+    with pytest.raises(ConfigError, match="list the fields"):
+        c.parse_config(FromToConfig, ["a", "b", "--out", "c"], prog="wuya toy")
 
 
 @pytest.mark.parametrize("content", ["a: b: c", "[1, 2]", "\x00", "just words"])

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -78,11 +79,12 @@ def test_reference_pages_are_current(page: str) -> None:
 
 def test_every_logged_metric_is_documented() -> None:
     """Names such as `objective/kl` and `validation/loss` in the code stand in a table of metrics."""
-    from wuya.training.direct_metrics import DIRECT_METRICS
+    from wuya.evals.heldout_metrics import HELDOUT_METRICS
+    from wuya.rlhf.ppo_metrics import GROUP_METRICS, PPO_METRICS
+    from wuya.rlhf.preference_metrics import DIRECT_METRICS, PAIR_METRICS
     from wuya.training.metrics import METRICS
-    from wuya.training.ppo_metrics import PPO_METRICS
 
-    known = {**METRICS, **PPO_METRICS, **DIRECT_METRICS}
+    known = {**METRICS, **PPO_METRICS, **GROUP_METRICS, **PAIR_METRICS, **DIRECT_METRICS, **HELDOUT_METRICS}
     name = re.compile(
         r'"((?:objective|policy|val|loss|validation|eval|rollout|ptx|value|time|reward|train)/[a-z0-9_]+)"'
     )
@@ -147,3 +149,20 @@ def test_every_relative_link_in_the_docs_leads_somewhere() -> None:
         for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
             if "://" not in link:
                 assert (path.parent / link).exists(), f"{path.relative_to(ROOT)} -> {link}"
+
+
+def test_install_guide_lists_the_extras_there_are() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    guide = (ROOT / "docs" / "guides" / "install.md").read_text(encoding="utf-8")
+    table = guide.partition("| extra |")[2].partition("\n\n")[0]
+    listed = [name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+    assert listed and sorted(listed) == sorted(project["optional-dependencies"])
+
+
+def test_every_extra_that_a_page_or_a_message_names_exists() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(project["optional-dependencies"])
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "wuya").rglob("*.py")]
+    for path in files:
+        for names in re.findall(r"wuya\[([\w,]+)\]", path.read_text(encoding="utf-8")):
+            assert set(names.split(",")) <= extras, f"{path.relative_to(ROOT)}: wuya[{names}]"

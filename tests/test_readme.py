@@ -23,6 +23,7 @@ def test_readme_shows_the_two_commands_and_every_step(path: Path) -> None:
 def test_files_named_in_readme_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:wuya|configs|docs|scripts|tests)/[\w./-]+)`", text))
+    named |= {link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link}
     assert len(named) > 10
     missing = sorted(name for name in named if not (ROOT / name).exists())
     assert not missing, missing

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HARD_STOP = 400
-FILES = sorted([*(ROOT / "wuya").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")])
+FILES = sorted(path for room in ("wuya", "scripts", "experiments") for path in (ROOT / room).rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -15,9 +15,12 @@ from typing import NoReturn
 from wuya.allocator import set_up_allocator
 from wuya.errors import ConfigError, RunError, WuyaError
 from wuya.files import as_run_error
+from wuya.out_of_memory import as_memory_error
+from wuya.streams import set_up_streams
 from wuya.verbs import VERBS, Verb
 
-EXTRAS = {"datasets": "hf", "transformers": "hf", "chitchat_dataset": "demo", "ray": "cluster", "psycopg": "postgres"}
+EXTRAS = {"datasets": "hf", "transformers": "hf", "chitchat_dataset": "demo", "ray": "cluster", "psycopg": "postgres",
+          "bitsandbytes": "quantized"}  # fmt: skip
 """Optional module -> the extra of this package that installs it."""
 
 
@@ -37,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has enough: `wuya ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except MemoryError as error:
-        return _fail(RunError(f"out of memory: {error}", hint="see what fits first: `wuya plan --help`"))
+    except MemoryError:  # also while the words about it were being found
+        return _fail(RunError("out of memory", hint="close other programs, or see what fits first: `wuya plan --help`"))
     except Exception as error:  # noqa: BLE001 - the last resort: it becomes a bug report
         if run_error := as_run_error(error, "the output"):
             return _fail(run_error)
@@ -51,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry_point() -> NoReturn:
     """The installed `wuya` command."""
+    set_up_streams()
     set_up_allocator(next(iter(sys.argv[1:]), ""))
     sys.exit(main())
 
@@ -73,8 +77,18 @@ def dispatch(arguments: list[str]) -> None:
         raise ConfigError(f"`{name}` is not a wuya command", hint=hint)
     from wuya.config import parse_config
 
-    module = load(name, verb)
-    module.run(parse_config(getattr(module, verb.config_class), rest, prog=f"wuya {name}"))
+    config = None
+    try:
+        module = load(name, verb)
+        config = parse_config(getattr(module, verb.config_class), rest, prog=f"wuya {name}")
+        result = module.run(config)
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
+        if memory_error := as_memory_error(error, name, config):
+            raise memory_error from error
+        raise
+    from wuya.next_commands import say_next
+
+    say_next(name, config, result)
 
 
 def load(name: str, verb: Verb):  # type: ignore[no-untyped-def]  # a module's functions are known only at run time

@@ -39,11 +39,20 @@ def parse_config(config_class: type[ConfigT], argv: Sequence[str], prog: str) ->
     for flag, path in pairwise(arguments):
         if flag == "--config" and not Path(path).is_file():
             raise ConfigError(f"config file `{path}` does not exist", hint=f"get the fields: `{prog} --print_config`")
+        if flag == "--config":
+            _require_text(Path(path))
     try:
         values = vars(parser.instantiate(parser.parse_args(arguments)))
     except ArgumentError as error:
         raise _config_error(str(error), config_class, arguments, prog) from error
     return config_class(**{name: values[name] for name in field_names(config_class)})
+
+
+def _require_text(path: Path) -> None:
+    try:
+        path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file `{path}` is not a readable text file", found=str(error)) from error
 
 
 class _Parser(ArgumentParser):
@@ -181,6 +190,13 @@ def require_positive(config: object, *names: str) -> None:
             )
 
 
+def require_at_least_zero(config: object, *names: str) -> None:
+    """Refuse less than zero in fields whose 0 chooses for the person; for `__post_init__`."""
+    for name in names:
+        if (value := getattr(config, name)) < 0:
+            raise ConfigError(f"`{name}` can't be negative", found=str(value), hint=f"`--{name} 0` chooses for you")
+
+
 def require_divides(config: object, name: str, *, by: str) -> None:
     """Refuse a field that isn't a whole multiple of another; for `__post_init__`."""
     value, divisor = getattr(config, name), getattr(config, by)
@@ -234,13 +250,31 @@ def _config_error(message: str, config_class: type, arguments: Sequence[str], pr
         flags = ", ".join(f"`--{name.strip()}`" for name in missing.group(1).split(","))
         return ConfigError(f"missing {flags}", hint=list_fields)
     if extra := re.search(r"[Uu]nrecognized arguments: (.+)", message):
-        positional = getattr(config_class, "POSITIONAL", "")
-        hint = f"`{positional}` comes first: `{prog} {extra.group(1)} --FIELD VALUE ...`" if positional else list_fields
-        return ConfigError(f"unexpected argument `{extra.group(1)}`", hint=hint)
+        return ConfigError(
+            f"unexpected argument `{extra.group(1)}`",
+            hint=_place_of(extra.group(1), config_class, arguments, prog) or list_fields,
+        )
     if value := re.match(r"Parser key \"([^\"]+)\": (.+)", message):
         return ConfigError(f"`--{value.group(1)}`: {_readable(value.group(2))}", hint=list_fields)
     about_file = file and re.match("Problems parsing|Unexpected config", message)
     return ConfigError(f"`{file}`: {message}" if about_file else message, hint=list_fields)
+
+
+def _place_of(extra: str, config_class: type, arguments: Sequence[str], prog: str) -> str:
+    """The command in which an argument without a flag stands where it was probably meant; empty where none is known."""
+    positional = getattr(config_class, "POSITIONAL", "")
+    given = {argument.partition("=")[0].removeprefix("--") for argument in arguments if argument.startswith("--")}
+    required = [
+        field.name for field in _fields(config_class)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]  # fmt: skip
+    if positional and positional not in given:
+        return f"`{positional}` comes first: `{prog} {extra} --FIELD VALUE ...`"
+    if missing := [name for name in required if name not in given]:
+        first = [arguments[arguments.index(f"--{positional}") + 1]] if f"--{positional}" in arguments else []
+        flag = "--config" if extra.endswith((".yaml", ".yml")) else f"--{missing[0]}"
+        return f"every value but the first has a flag: `{' '.join([prog, *first, flag, extra])}`"
+    return ""
 
 
 def _readable(text: str) -> str:

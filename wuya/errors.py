@@ -17,8 +17,13 @@ class WuyaError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        text = f"{self.what} (found: {self.found})" if self.found else self.what
+        text = self.brief
         return f"{text}\n\nhint: {self.hint}" if self.hint else text
+
+    @property
+    def brief(self) -> str:
+        """What is wrong and what was found, on one line: the reason of a bad row."""
+        return f"{self.what} (found: {self.found})" if self.found else self.what
 
 
 class ConfigError(WuyaError):
@@ -31,6 +36,13 @@ class DataError(WuyaError):
 
 class CheckpointError(WuyaError):
     """A checkpoint is missing, truncated, foreign, or does not fit the other models of the run."""
+
+
+class UnsupportedModel(CheckpointError):
+    """A checkpoint's architecture, or a field of its config.json, is none that our own decoder computes.
+
+    `load_checkpoint` may still run such a model through `transformers`.
+    """
 
 
 class RunLocked(WuyaError):

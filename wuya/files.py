@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from wuya.errors import DataError, RunError, RunLocked
+from wuya.errors import DataError, RunError, RunLocked, WuyaError
 
 FULL_DISK = frozenset({ENOSPC, EDQUOT, EFBIG})
 NO_PERMISSION = frozenset({EACCES, EPERM, EROFS})
@@ -74,9 +75,11 @@ def write_errors(path: Path | str) -> Iterator[None]:
 
 def make_folder(path: Path | str) -> Path:
     """Create a folder and its parents, with a clear error when that isn't possible."""
-    path = Path(path)
+    path, workspace = Path(path), default_workspace()
     try:
         with write_errors(path):
+            if path.absolute().is_relative_to(workspace.absolute()) and not workspace.exists():
+                make_private(workspace)
             path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise RunError(
@@ -87,6 +90,17 @@ def make_folder(path: Path | str) -> Path:
             f"cannot create the folder `{path}`", hint="choose another folder: `--out workspace/...`"
         ) from error
     return path
+
+
+def make_private(workspace: Path) -> None:
+    """Create a workspace that only its owner can enter: it holds chats, keys, and what people think of answers."""
+    workspace.parent.mkdir(parents=True, exist_ok=True)
+    workspace.mkdir(mode=0o700, exist_ok=True)
+
+
+def open_to_others(*paths: Path) -> list[Path]:
+    """Those of the paths that exist and that other accounts of this machine may read or write."""
+    return [path for path in paths if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
 
 
 def write_atomic(path: Path | str, data: str | bytes) -> None:
@@ -224,6 +238,22 @@ class BadRows:
         more = [f"  ... and {rest:,} more"] if rest else []
         noun = "row was" if self.count == 1 else "rows were"
         return "\n".join([f"{self.count:,} bad {noun} skipped:", *(f"  {text}" for text in self.examples), *more])
+
+
+def read_json_object(path: Path, error: type[WuyaError] = DataError) -> dict[str, Any]:
+    """A JSON object from a file somebody else may have written; raises `error`, naming the file, for anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as problem:
+        raise error(f"`{path}` cannot be read as JSON", found=str(problem)[:200]) from problem
+    if not isinstance(value, dict):
+        raise error(f"`{path}` does not hold a JSON object", found=type(value).__name__)
+    return value
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether a value can name a file inside a folder, and nothing elsewhere."""
+    return isinstance(name, str) and name not in ("", "..") and Path(name).name == name and len(name) < 200
 
 
 def read_jsonl(path: Path | str, bad: BadRows | None = None) -> Iterator[tuple[int, dict[str, Any]]]:

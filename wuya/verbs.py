@@ -13,6 +13,9 @@ class Verb(NamedTuple):
 
 VERBS: dict[str, Verb] = {
     "demo": Verb("wuya.demo.story", "DemoConfig", "the whole story on real chats, tiny, on this machine"),
+    "assistant": Verb(
+        "wuya.demo.assistant.story", "AssistantConfig", "the loop on a real model, SmolLM2, with real people's rankings"
+    ),
     "tokenizer": Verb("wuya.recipes.train_tokenizer", "TokenizerConfig", "text -> tokenizer.json"),
     "prepare": Verb("wuya.recipes.prepare_data", "PrepareConfig", "corpora -> filtered, de-duplicated token shards"),
     "pretrain": Verb("wuya.recipes.pretrain", "PretrainConfig", "shards -> base model"),
@@ -28,8 +31,11 @@ VERBS: dict[str, Verb] = {
     ),
     "reward": Verb("wuya.recipes.reward_model", "RewardModelConfig", "step 2b: SFT model + rankings -> reward model"),
     "ppo": Verb("wuya.recipes.ppo", "PPOConfig", "step 3: SFT + reward model + prompts -> policy (PPO, PPO-ptx)"),
-    "grpo": Verb("wuya.recipes.grpo", "GRPOConfig", "step 3 without value model: RLOO, GRPO, Dr. GRPO"),
+    "grpo": Verb("wuya.recipes.grpo", "GRPOConfig", "step 3 without value model: RLOO, GRPO, Dr. GRPO, DAPO"),
     "dpo": Verb("wuya.recipes.dpo", "DPOConfig", "steps 2b and 3 in one: rankings -> policy (DPO, IPO)"),
+    "kto": Verb("wuya.recipes.kto", "KTOConfig", "steps 2b and 3 in one: thumbs up and down -> policy (KTO)"),
+    "simpo": Verb("wuya.recipes.simpo", "SimPOConfig", "the same without a reference: rankings -> policy (SimPO)"),
+    "orpo": Verb("wuya.recipes.orpo", "ORPOConfig", "steps 1 to 3 in one: base + rankings -> policy (ORPO)"),
     "best_of_n": Verb(
         "wuya.recipes.best_of_n", "BestOfNConfig", "best of n answers by the reward -> demonstrations for sft"
     ),

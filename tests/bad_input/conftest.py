@@ -1,10 +1,7 @@
 """Bad input through the command line: a clear message, the right exit code, nothing half-written, no traceback."""
 
 import re
-import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,19 +43,3 @@ def refused(world: World, capsys: pytest.CaptureFixture[str]) -> Refused:
         return message
 
     return run
-
-
-@pytest.fixture
-def no_file_beyond() -> Callable[[int], AbstractContextManager[None]]:
-    """No file may grow beyond so many bytes: the system then reports what it reports on a full disk."""
-
-    @contextmanager
-    def limited(size: int) -> Iterator[None]:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    return limited

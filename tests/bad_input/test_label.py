@@ -98,7 +98,7 @@ def test_a_database_that_another_process_keeps_locked(
     world: World, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cli.main(LABEL.split()) == 0
-    monkeypatch.setattr("wuya.feedback.database.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("wuya.database.connection.BUSY_SECONDS", 0.1)
     with closing(sqlite3.connect(world / "feedback.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert "locked by another process" in refused(*replaced(LABEL, round=2))

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from wuya import cli
+from wuya.checkpoints.checkpoint import save_checkpoint
 from wuya.feedback.features import Normaliser
 from wuya.feedback.simulated import make_labelers
-from wuya.models.checkpoint import save_checkpoint
 from wuya.models.gpt import GPT
 from wuya.models.presets import modern
 from wuya.models.reward_model import ScalarModel
@@ -150,7 +150,7 @@ BROKEN = [
         (_garbage, "safetensors"),
         (_no_weights, r"model\.safetensors"),
         (_foreign_class, "[Mm]amba"),
-        (_foreign_weights, "missing|lacks|weights"),
+        (_foreign_weights, "missing|lacks|weights|disagree"),
         (_pickle, "pickle"),
         (_broken_json, r"config\.json"),
         (_other_vocabulary, "vocabulary|tokens"),
