@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "database": BASE,
     "feedback": BASE | {"tokenizer", "data", "database"},  # people, not tensors: never torch
     "evals": TENSORS | {"feedback"},
-    "recipes": TENSORS | {"feedback", "evals"},
+    "recipes": TENSORS | {"feedback", "evals", "out_of_memory"},
     "demo": TENSORS | {"feedback", "evals", "recipes"},
     "web": TENSORS | {"database", "feedback", "evals"},
     "verbs": set(),

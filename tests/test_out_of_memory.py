@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_streams import shell
-from wuya.out_of_memory import as_memory_error
+from wuya.out_of_memory import as_memory_error, note_choice
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,17 @@ def test_settings_that_are_as_low_as_they_go_are_not_named(tmp_path: Path) -> No
         TORCH_CPU, "sft", Training(tmp_path, microbatch_size=1, activation_checkpointing=True, lora_rank=8)
     )
     assert found is not None and "--" not in found.hint and "close other programs" in found.hint
+
+
+@pytest.mark.parametrize(("chosen", "named"), [(None, ""), (1, ""), (6, "`--microbatch_size 3`")])
+def test_an_automatic_setting_is_halved_from_what_was_chosen(
+    chosen: int | None, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wuya.out_of_memory._CHOSEN", {})
+    if chosen is not None:
+        note_choice("microbatch_size", chosen)
+    found = as_memory_error(TORCH_CPU, "sft", Training(tmp_path, microbatch_size=0))
+    assert found is not None and ("microbatch_size" in found.hint) == bool(named) and named in found.hint
 
 
 def test_a_library_that_finds_no_room_while_it_is_imported() -> None:

@@ -19,6 +19,12 @@ HALVED = ("microbatch_size", "microbatch_tokens", "max_batch_size")
 """Settings that bound what is held at once and change no result, the first to lower first."""
 OTHERS = {"activation_checkpointing": (False, True), "lora_rank": (0, 16), "quantize": ("none", "int8")}
 """Setting -> (the value it has when it can still help, the value to try)."""
+_CHOSEN: dict[str, int] = {}
+
+
+def note_choice(name: str, value: int) -> None:
+    """What this process took for a setting left at 0 (automatic), so that the hint halves that and not 0."""
+    _CHOSEN[name] = value
 
 
 def as_memory_error(error: BaseException, verb: str, config: object | None) -> RunError | None:
@@ -57,8 +63,10 @@ def _changes(config: object) -> list[str]:
     flags = []
     for name in HALVED:
         value = getattr(config, name, None)
-        if isinstance(value, int) and value != 1:
-            flags.append(f"--{name} {value // 2 or 1}")
+        if value == 0:  # automatic; nothing chosen yet: the model itself did not fit
+            value = _CHOSEN.get(name)
+        if isinstance(value, int) and value > 1:
+            flags.append(f"--{name} {value // 2}")
     for name, (now, then) in OTHERS.items():
         if getattr(config, name, None) == now and hasattr(config, name):
             flags.append(f"--{name}" if then is True else f"--{name} {then}")

@@ -40,6 +40,7 @@ from wuya.models.decoder import Decoder
 from wuya.models.gpt import set_dropout
 from wuya.models.stored import BaseDtype, store_base
 from wuya.models.wrapped import WrappedConfig
+from wuya.out_of_memory import note_choice
 from wuya.planning.machine import memory_of
 from wuya.records import Demonstration
 from wuya.tokenizer.bpe import Tokenizer
@@ -208,6 +209,7 @@ def run(config: SFTConfig) -> Path:
         encoded = encode_demonstrations(demonstrations, tokenizer, last_only=config.last_only)
         plan = plan_rows(encoded, model.config, config, free_bytes=free_bytes, device=device)
         microbatch_size = config.microbatch_size or (state or {}).get("microbatch_size") or plan.microbatch_size
+        note_choice("microbatch_size", microbatch_size)
         rows = pack_demonstrations(encoded, tokenizer, plan.context_length)
         validation_rows = pack_validation(held_out, tokenizer, model.config, plan, config) if held_out else None
         say(show_example(tokenizer, encoded[0]))
