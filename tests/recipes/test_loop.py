@@ -57,6 +57,7 @@ def test_each_round_ranks_the_current_policy_and_learns_from_all_rounds(
     rows = json.loads(loop.run(config).read_text())
     assert [row["round"] for row in rows] == [1, 2]
     assert all(0.0 <= row["win_rate"]["mean"] <= 1.0 for row in rows)
+    assert all(0.0 < row["win_rate_at_equal_length"]["mean"] < 1.0 for row in rows)
     samples = config.out / "round_02" / "samples" / "config.yaml"
     assert f"checkpoint: {config.out / 'round_01' / 'ppo'}\n" in samples.read_text()  # round 2 ranks what 1 made
     frozen = {n: next((config.out / f"round_0{n}" / "snapshot").glob("*.jsonl")).read_text() for n in (1, 2)}

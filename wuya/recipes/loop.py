@@ -352,6 +352,7 @@ def compare(turn: Round, config: LoopConfig, policy: Path, *, has_judge: bool) -
     report = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     return {
         "win_rate": report["win_rate"]["policy_vs_sft"],
+        "win_rate_at_equal_length": report.get("length_controlled", {}).get("policy_vs_sft"),
         "kl": report["kl"]["policy"]["per_response"],
         "votes_by": report["votes_by"],
     }
@@ -383,12 +384,16 @@ def _once(out: Path, train: Callable[[], object]) -> None:
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, object]:
-    rate = row.get("win_rate")
     return {
         "round": row["round"],
-        "preferred to sft": f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "",
+        "preferred to sft": _interval(row.get("win_rate")),
+        "at equal length": _interval(row.get("win_rate_at_equal_length")),
         "KL/response": f"{row['kl']:.2f}" if "kl" in row else "",
         "votes by": row.get("votes_by", ""),
         "gate": row["gate"],
         "policy": row["policy"],
     }
+
+
+def _interval(rate: Mapping[str, float] | None) -> str:
+    return f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else ""
