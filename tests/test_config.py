@@ -111,6 +111,14 @@ def test_what_people_type_is_understood() -> None:
     assert parse("a", "--corpora", '[{"name": "x"}]').corpora == (Source(name="x"),)
 
 
+def test_a_flag_that_stands_alone_leaves_the_next_word_to_the_first_field() -> None:
+    assert parse("--resume", "a") == parse("a", "--resume") == ToyConfig(checkpoint=Path("a"), resume=True)
+    assert (
+        parse("--resume", "false", "--checkpoint", "a") == parse("--no_resume", "a") == ToyConfig(checkpoint=Path("a"))
+    )
+    assert "unexpected argument `b`" in refused("a", "--resume", "b")
+
+
 def test_unknown_keys_are_refused_with_the_nearest_name(tmp_path: Path) -> None:
     assert "unknown setting `--learning_rat`" in (text := refused("a", "--learning_rat", "1"))
     assert "did you mean `--learning_rate`?" in text

@@ -116,6 +116,11 @@ def friendly_arguments(config_class: type, argv: Sequence[str]) -> list[str]:
                 flag = f"--{name}"
             elif name.startswith("no_") and hints.get(name.removeprefix("no_")) is bool and not equals:
                 flag, equals, value = f"--{name.removeprefix('no_')}", "=", "false"
+        if "=" not in argument and hints.get(flag[2:]) is bool and arguments and not arguments[0].startswith("--"):
+            if not equals and arguments[0].lower() not in _TRUTHS:
+                equals, value = "=", "true"  # `--accounts runs/ppo`: the flag alone, then what usually comes first
+            if equals and positional and not _given(positional, [*result, *arguments]):
+                arguments.insert(0, f"--{positional}")
         result.append(f"{flag}{equals}{value}" if flag.startswith("--") else argument)
         if name in names and not equals and _is_text_list(hints[name]):
             items = []
@@ -123,6 +128,13 @@ def friendly_arguments(config_class: type, argv: Sequence[str]) -> list[str]:
                 items.append(arguments.pop(0))
             result += items if len(items) == 1 and items[0][:1] in "[{" else [to_json(items)]
     return result
+
+
+_TRUTHS = frozenset({"true", "false", "yes", "no"})
+
+
+def _given(name: str, arguments: Sequence[str]) -> bool:
+    return any(argument.partition("=")[0].replace("-", "_") == f"__{name}" for argument in arguments)
 
 
 def _is_text_list(hint: object) -> bool:
