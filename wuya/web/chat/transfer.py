@@ -74,6 +74,7 @@ def to_json(chats: Iterable[Json], *, at: datetime) -> dict[str, Any]:
 
 
 def _from_ours(entry: Json) -> ImportedChat:
+    listed = entry.get("messages")
     messages = [
         ImportedMessage(
             _text(m.get("id")),
@@ -84,7 +85,7 @@ def _from_ours(entry: Json) -> ImportedChat:
             _moment(m.get("created_at")),
             m.get("feedback") if isinstance(m.get("feedback"), dict) else None,
         )
-        for m in entry.get("messages") or ()
+        for m in (listed if isinstance(listed, list) else ())
         if isinstance(m, dict)
     ]
     params = entry.get("params")
