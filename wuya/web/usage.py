@@ -5,7 +5,7 @@ when the tokens are counted. So no two requests spend the same tokens, in whiche
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select
@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from wuya.database.connection import reading, writing
 from wuya.database.labeling_tables import User, now, uuid7
-from wuya.database.service_tables import ApiKey, TokenReservation, UsageRow
+from wuya.database.service_tables import ApiKey, ChatComparison, Conversation, TokenReservation, UsageRow
 
 RESERVED_FOR = timedelta(hours=1)
 """No request runs for longer; the reservations of a killed process end then."""
@@ -95,7 +95,11 @@ def _spent(connection: Connection, key_id: str) -> int:
 
 
 def list_usage(database: Engine, user_id: str | None, *, since: date) -> Sequence[UsageRecord]:
-    """The ledger from a day on, the newest day first: one person's, or (None) everybody's."""
+    """The ledger from a day on, the newest day first: one person's, or (None) everybody's.
+
+    A day on which somebody has yet to vote between two blind answers has one row for all models of their chat: how
+    many tokens each model wrote would tell whose answer is the longer one.
+    """
     mine = (UsageRow.user_id == user_id,) if user_id is not None else ()
     query = (
         select(
@@ -116,7 +120,38 @@ def list_usage(database: Engine, user_id: str | None, *, since: date) -> Sequenc
         .limit(5000)
     )
     with reading(database) as connection:
-        return [UsageRecord(*row) for row in connection.execute(query)]
+        rows = [UsageRecord(*row) for row in connection.execute(query)]
+        return _blinded(rows, _undecided_days(connection, user_id))
+
+
+def _undecided_days(connection: Connection, user_id: str | None) -> set[tuple[str, date]]:
+    """Who has yet to vote, and the days on which the answers may have been counted."""
+    query = (
+        select(Conversation.user_id, ChatComparison.created_at)
+        .join(Conversation, Conversation.id == ChatComparison.conversation_id)
+        .where(ChatComparison.outcome.is_(None))
+    )
+    mine = query.where(Conversation.user_id == user_id) if user_id is not None else query
+    found = {(user, at.date()) for user, at in connection.execute(mine)}
+    return found | {(user, day + timedelta(days=1)) for user, day in found}  # answers that end past midnight
+
+
+def _blinded(rows: Sequence[UsageRecord], undecided: set[tuple[str, date]]) -> list[UsageRecord]:
+    """The rows, those of undecided days in the chat added up under the model ""."""
+    found: list[UsageRecord] = []
+    sums: dict[tuple[str, date], int] = {}
+    for row in rows:
+        key = (row.user_id, row.day)
+        if row.key_id or key not in undecided:
+            found.append(row)
+        elif key not in sums:
+            sums[key] = len(found)
+            found.append(replace(row, model=""))
+        else:
+            before = found[sums[key]]
+            counted = ("requests", "prompt_tokens", "completion_tokens")
+            found[sums[key]] = replace(before, **{name: getattr(before, name) + getattr(row, name) for name in counted})
+    return found
 
 
 def month_start() -> date:

@@ -185,7 +185,9 @@ def carry_out(connection: Connection, plan: Plan, user_id: str, parent_id: str, 
             )  # fmt: skip
         rows.append(_generation_row(request, route, conversation_id, id, user_id, base_tokens=plan.tokens))
         question = next((text["content"] for text in reversed(plan.path) if text["role"] == "user"), "")
-        jobs.append(Job(request, conversation_id, id, user_id, question, text=plan.text, tokens=plan.tokens))
+        job = Job(request, conversation_id, id, user_id, question, text=plan.text, tokens=plan.tokens)
+        job.is_blind = plan.is_comparison
+        jobs.append(job)
     ledger.begin(connection, rows)
     comparison = None
     shown = jobs[0].message_id

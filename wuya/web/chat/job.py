@@ -53,6 +53,8 @@ class Job:
     stopped_by: str | None = None
     withheld: str = ""
     """What a rule did not let pass; the answer ends before it."""
+    is_blind: bool = False
+    """Its viewers are to vote without knowing the model: no counts of tokens, no speed."""
     is_hidden: bool = False
     """A rule looked at the whole answer and hides it."""
     is_dirty: bool = False
@@ -93,6 +95,17 @@ class Job:
             return None
         return round((self.new_tokens - 1) / max(1e-6, time.monotonic() - self.first_token), 1)
 
+    @property
+    def shown_tokens(self) -> int | None:
+        """The number of tokens so far, for viewers: over a text of known length it tells the tokenizer."""
+        return None if self.is_blind else self.tokens
+
+    def publish_usage(self) -> None:
+        """Tell viewers the tokens and the speed, unless these would tell them the model."""
+        if not self.is_blind:
+            usage = {"prompt": self.prompt_tokens, "completion": self.tokens, "tps": self.tokens_per_second}
+            self.publish("usage", usage)
+
     def publish(self, name: str, data: dict[str, Any]) -> None:
         """Number an event, keep it and wake who watches."""
         self.seq += 1
@@ -113,7 +126,7 @@ class Job:
 
     def delta(self, text: str, *, draw: bool) -> float:
         """Send more text; with the changed blocks, if it is time to draw. Seconds that the drawing took."""
-        data: dict[str, Any] = {"i": 0, "t": text, "n": self.tokens}
+        data: dict[str, Any] = {"i": 0, "t": text, "n": self.shown_tokens}
         took = 0.0
         if draw:
             before = time.perf_counter()
@@ -129,5 +142,5 @@ class Job:
         """All there is, for a viewer who comes late; it carries the number of the last event."""
         if self.drawn < len(self.text):
             self.delta("", draw=True)  # other viewers draw it too, so that all agree on the blocks
-        data = {"text": self.text, "n": self.tokens, "nodes": self.drawing.all, "state": self.state}
+        data = {"text": self.text, "n": self.shown_tokens, "nodes": self.drawing.all, "state": self.state}
         return ServerEvent(self.seq, "snapshot", data)

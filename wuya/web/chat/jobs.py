@@ -259,7 +259,7 @@ class GenerationHub:
     def _running(self, job: Job) -> None:
         if job.state == "queued":
             job.state, job.position, job.started_at = "running", None, now()
-            job.publish("state", {"state": "running", "prompt": job.prompt_tokens})
+            job.publish("state", {"state": "running", "prompt": None if job.is_blind else job.prompt_tokens})
             if self.meter:
                 self.meter.running(job)
 
@@ -315,7 +315,7 @@ class GenerationHub:
         """Write the end, then tell it: whoever hears of the end finds it in the database."""
         self._flush_due()
         message = await self._written_end(job)
-        job.publish("usage", {"prompt": job.prompt_tokens, "completion": job.tokens, "tps": job.tokens_per_second})
+        job.publish_usage()
         job.ended = True
         if job.error_code:
             job.publish("error", {"code": job.error_code, "retryable": job.retryable, "message": message})
@@ -358,10 +358,9 @@ class GenerationHub:
                 await asyncio.wait_for(self._wake_saver.wait(), SAVE_SECONDS)
             live = [job for job in self.jobs.values() if not job.ended]
             for job in live:
-                usage = {"prompt": job.prompt_tokens, "completion": job.tokens, "tps": job.tokens_per_second}
                 if job.is_dirty and job.viewers:
                     self._draw_rest(job)
-                    job.publish("usage", usage)
+                    job.publish_usage()
                     await asyncio.sleep(0)
             self.journal.rotate()
             dirty = [job for job in live if job.is_dirty]

@@ -159,7 +159,9 @@ def as_event(connection: Connection, id: str) -> ServerEvent:
         text, tokens = connection.execute(content).one()
         nodes = views.nodes(text)
         return ServerEvent(
-            row["last_seq"], "snapshot", {"text": text, "n": tokens or 0, "nodes": nodes, "state": row["state"]}
+            row["last_seq"],
+            "snapshot",
+            {"text": text, "n": None if row["blind"] else tokens or 0, "nodes": nodes, "state": row["state"]},
         )
     message = message_for_viewers(connection, row["message_id"], row["owner"])
     if row["state"] == "failed":
@@ -176,7 +178,7 @@ def message_for_viewers(connection: Connection, message_id: str, user_id: str) -
 def _row(connection: Connection, id: str) -> RowMapping | None:
     query = (
         select(Generation.__table__, Conversation.user_id.label("owner"), ChatMessage.completion_tokens,
-               ChatMessage.prompt_tokens, ChatMessage.finish_reason)
+               ChatMessage.prompt_tokens, ChatMessage.finish_reason, views.is_blind().label("blind"))
         .join(Conversation, Conversation.id == Generation.conversation_id)
         .join(ChatMessage, ChatMessage.id == Generation.message_id)
         .where(Generation.id == id)

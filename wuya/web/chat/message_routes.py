@@ -77,6 +77,8 @@ async def go_on(id: str, viewer: Chatter, service: TheService) -> dict[str, Any]
     """Write on where an answer was cut."""
     row = await asyncio.to_thread(_owned_message, service, viewer, id)
     conversation, path = await asyncio.to_thread(_load, service, viewer, row["conversation_id"], id)
+    if await asyncio.to_thread(_is_blind, service, row):
+        raise ApiError(409, "vote_first", "vote between the two answers first, then one of them can be continued")
     hub = service.get(GenerationHub)
     plan = await answers.plan_continuation(service, hub, viewer.user_id, conversation, path, row)
     return await _carry_out(service, viewer, plan, row["parent_id"])
@@ -285,6 +287,11 @@ def _load(service: Service, viewer: Viewer, id: str, leaf: str | None) -> tuple[
 def _owned_message(service: Service, viewer: Viewer, id: str) -> RowMapping:
     with reading(service.database) as connection:
         return messages.owned(connection, id, viewer.user_id)
+
+
+def _is_blind(service: Service, row: RowMapping) -> bool:
+    with reading(service.database) as connection:
+        return row["id"] in messages.undecided(connection, [row["parent_id"]])
 
 
 def _sent_before(service: Service, viewer: Viewer, id: str, body: schema.NewMessage) -> dict[str, Any] | None:

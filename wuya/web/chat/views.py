@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, exists, or_, select
 
 from wuya.database.service_tables import ChatComparison, ChatFeedback, ChatMessage, Generation
 from wuya.web.markdown.nodes import Node, render
@@ -56,7 +56,8 @@ def conversation(connection: Connection, row: RowMapping, user_id: str, *, limit
     path = tree.path(leaf)
     shown = path[-limit:]
     [summary] = conversations(connection, [row])
-    live = select(Generation.__table__).where(Generation.conversation_id == row["id"], Generation.state.in_(LIVE))
+    live = select(Generation.__table__, is_blind().label("blind"))
+    live = live.where(Generation.conversation_id == row["id"], Generation.state.in_(LIVE))
     return summary | {
         "params": row["params"],
         "system_prompt": row["system_prompt"],
@@ -118,9 +119,9 @@ def _message(
         "model": None if blind else row["model_alias"] or None,
         "generation_id": row["generation_id"],
         "error_code": row["error_code"],
-        "prompt_tokens": row["prompt_tokens"],
-        "completion_tokens": row["completion_tokens"],
-        "tps": tokens_per_second(job, row["completion_tokens"]) if job else None,
+        "prompt_tokens": None if blind else row["prompt_tokens"],
+        "completion_tokens": None if blind else row["completion_tokens"],
+        "tps": tokens_per_second(job, row["completion_tokens"]) if job and not blind else None,
         "finish_reason": row["finish_reason"],
         "siblings": list(tree.siblings(row["id"])),
         "feedback": opinion(feedback) if feedback else None,
@@ -135,9 +136,29 @@ def opinion(row: Row) -> Json:
     return {name: row[name] for name in ("value", "reasons", "comment", "better_answer")}
 
 
+def is_blind() -> ColumnElement[bool]:
+    """Whether a generation's message waits for a vote, as a column of a query of generations."""
+    sides = or_(
+        ChatComparison.a_message_id == Generation.message_id, ChatComparison.b_message_id == Generation.message_id
+    )
+    pair = exists().where(ChatComparison.conversation_id == Generation.conversation_id, sides)
+    return pair.where(ChatComparison.outcome.is_(None))
+
+
 def generation(row: Row) -> Json:
-    """A generation; tokens and reason are the message's and known where it was joined."""
+    """A generation; tokens and reason are the message's and known where it was joined.
+
+    What tells models apart (tokens of the same text, speed, times) is left out until a blind answer has its vote.
+    """
     tokens = row.get("completion_tokens") or 0
+    shown = _generation(row, tokens)
+    return shown | dict.fromkeys(TELLING) if row["blind"] else shown
+
+
+TELLING = ("prompt_tokens", "completion_tokens", "tps", "started_at", "first_token_at", "ended_at")
+
+
+def _generation(row: Row, tokens: int) -> Json:
     return {
         "id": row["id"],
         "conversation_id": row["conversation_id"],

@@ -51,7 +51,7 @@ function table(rows, withOwner) {
       h("thead", {}, h("tr", {}, heads.map((name) => h("th", { scope: "col" }, t(`keys.col_${name}`))), sums.map((name) => h("th", { scope: "col", class: "num" }, t(`keys.${name}`))))),
       h("tbody", {}, rows.map((row) => h("tr", {},
         h("td", {}, shownDay(row.day)), withOwner ? h("td", {}, row.owner) : null,
-        h("td", {}, row.key_id ? row.key_name || row.key_id : t("keys.without_key")), h("td", {}, row.model),
+        h("td", {}, row.key_id ? row.key_name || row.key_id : t("keys.without_key")), h("td", {}, row.model || t("keys.undecided")),
         sums.map((name) => h("td", { class: "num" }, number(row[name]))))))));
 }
 
