@@ -92,6 +92,8 @@ def test_the_callers_mistakes_exit_2_with_a_hint(
         (NotFinite("loss is NaN"), 3, "error: loss is NaN\n"),
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 3, "error: cannot write `/x/y`: no space left"),
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 3, "error: cannot write `/x/y`"),
+        (OSError(errno.ENAMETOOLONG, "", "x" * 300), 2, "error: this path leads nowhere: file name too long"),
+        (OSError(errno.ELOOP, "", "/x/y"), 2, "error: this path leads nowhere: too many levels of symbolic links"),
         (MemoryError(), 3, "error: `wuya env` ran out of memory"),
         (Interrupted("saved", hint="`--resume`"), 130, "error: saved"),
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -5,6 +5,7 @@ full, diverged), 130 interrupted, 1 a bug of ours.
 """
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -43,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError:  # also while the words about it were being found
         return _fail(RunError("out of memory", hint="close other programs, or see what fits first: `wuya plan --help`"))
     except Exception as error:  # noqa: BLE001 - the last resort: it becomes a bug report
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            reason, name = os.strerror(error.errno).lower(), str(error.filename)
+            shown = name if len(name) <= 60 else f"{name[:60]}... ({len(name)} characters)"
+            return _fail(ConfigError(f"this path leads nowhere: {reason}", found=shown))
         if run_error := as_run_error(error, "the output"):
             return _fail(run_error)
         traceback.print_exc()

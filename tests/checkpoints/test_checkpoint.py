@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,20 @@ def test_a_path_without_anything_is_named_with_its_neighbours(folder: Path) -> N
 def test_a_file_is_no_checkpoint(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
         resolve_checkpoint(folder / "model.safetensors")
+
+
+def test_a_device_or_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    for path in ("/dev/zero", "/dev/null", tmp_path / "pipe.gguf"):
+        with pytest.raises(CheckpointError, match=r"is not a checkpoint(.|\n)*neither a file nor a folder"):
+            resolve_checkpoint(path)
+
+
+def test_a_folder_beside_the_steps_is_none_of_them(folder: Path, tmp_path: Path) -> None:
+    steps = tmp_path / "run" / "checkpoints"
+    for name in ("step_000002", "step_3.tmp", "step_4 (copy)"):
+        shutil.copytree(folder, steps / name)
+    assert resolve_checkpoint(tmp_path / "run").name == "step_000002"
 
 
 # ---- broken folders

@@ -268,18 +268,19 @@ def resolve_checkpoint(path: Path | str) -> Path:
     if str(path).startswith("package:"):
         return find_in_package(str(path).removeprefix("package:"))
     path = Path(path)
-    if path.is_file():
-        if path.suffix == ".gguf":
-            return path
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if path.exists() and not path.is_dir():
         raise CheckpointError(
             f"`{path}` is not a checkpoint: that is a folder with config.json and {WEIGHTS}, or a .gguf file",
-            found="a file",
+            found="a file" if path.is_file() else "neither a file nor a folder",
         )
     if not path.exists():
         siblings = sorted(p.name for p in path.parent.iterdir() if p.is_dir())[:8] if path.parent.is_dir() else []
         hint = f"`{path.parent}` holds: {', '.join(siblings)}" if siblings else ""
         raise CheckpointError(f"there is no checkpoint at `{path}`", found="nothing there", hint=hint)
-    steps = sorted((path / "checkpoints").glob("step_[0-9]*"), key=lambda step: int(step.name.removeprefix("step_")))
+    found = [step for step in (path / "checkpoints").glob("step_*") if step.name[5:].isdecimal()]
+    steps = sorted(found, key=lambda step: int(step.name[5:]))
     for folder in (path, path / "model", *reversed(steps)):
         if (folder / "config.json").is_file():
             return folder
