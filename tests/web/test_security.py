@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tests.web.conftest import LiveServer
+from wuya.errors import ConfigError
 from wuya.web.accounts.auth import PERMISSIONS, permissions_of
+from wuya.web.connections import Door
 from wuya.web.security import cross_site
+from wuya.web.serve import ServeConfig, _uvicorn_config
 from wuya.web.settings import Settings
 
 SAME = {"host": "chat.example.org"}
@@ -66,7 +72,13 @@ def test_this_machine_has_several_names(client: TestClient, host: str) -> None:
     assert client.get("/api/me", headers={"host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "forwarded", "x-real-ip", "cf-connecting-ip"])
+PROXIES_SAY = [
+    "X-Forwarded-For", "forwarded", "x-real-ip", "cf-connecting-ip", "X-Forwarded-Proto", "x-forwarded-prefix", "Via",
+    "X-Original-Host", "x-original-url", "x-original-forwarded-for", "true-client-ip", "x-envoy-external-address",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", PROXIES_SAY)
 def test_a_reverse_proxy_before_a_single_user_is_refused(client: TestClient, header: str) -> None:
     """nginx asks for `Host: 127.0.0.1` unless told otherwise, so the host's name proves nothing."""
     for path in ("/api/me", "/chat", "/v1/models", "/metrics"):
@@ -123,6 +135,59 @@ def test_large_bodies_without_a_length_are_refused_too(client: TestClient) -> No
 
     answer = client.patch("/api/me", content=endless(), headers={"content-type": "application/json"})
     assert answer.status_code == 413
+
+
+class TestPublic:
+    """Behind a proxy: nobody but the proxy says whose request it is."""
+
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> Settings:
+        place, url = tmp_path / "workspace", "https://chat.example.org"
+        return Settings(workspace=place, accounts=True, https=True, public_url=url, allowed_hosts=("chat.example.org",))
+
+    @pytest.mark.parametrize("header", ["", *PROXIES_SAY])
+    def test_metrics_are_not_for_those_behind_it(self, client: TestClient, header: str) -> None:
+        """Also where the proxy adds no header of its own."""
+        headers = {"host": "chat.example.org"} | ({header: "127.0.0.1"} if header else {})
+        assert client.get("/metrics", headers=headers).status_code == 404
+        assert client.get("/metrics", headers={"host": "127.0.0.1"}).status_code == 200
+
+    @pytest.mark.parametrize("header", PROXIES_SAY)
+    def test_headers_name_neither_host_nor_person(self, client: TestClient, header: str) -> None:
+        """What the address is was decided before: by uvicorn, for the proxies that were named."""
+        for told in ("evil.org", "127.0.0.1", "for=127.0.0.1;host=evil.org;proto=http"):
+            headers = {"host": "chat.example.org", header: told}
+            assert client.get("/api/me", headers=headers).status_code == 401
+            home = client.get("/", headers=headers)
+            assert home.status_code == 303 and "evil" not in str(home.headers)
+            assert client.get("/api/me", headers={"host": "evil.org", header: "chat.example.org"}).status_code == 400
+
+
+@pytest.mark.parametrize("proxies", ["*", "0.0.0.0/0", "::/0", "127.0.0.1,*", "", "proxy.example.org", "10.0.0.1/8"])
+def test_the_proxy_is_named_by_its_addresses(proxies: str) -> None:
+    with pytest.raises(ConfigError, match="--proxies"):
+        ServeConfig(accounts=True, public_url="https://chat.example.org", proxies=proxies)
+
+
+@pytest.mark.parametrize(("proxies", "believed"), [("10.0.0.1", False), ("127.0.0.1, 10.0.0.0/8", True)])
+def test_only_the_named_proxy_says_where_a_request_is_from(
+    tmp_path: Path, app: FastAPI, proxies: str, believed: bool
+) -> None:
+    """The very middleware that `wuya serve` puts in front."""
+    url = "https://chat.example.org"
+    config = ServeConfig(workspace=tmp_path, accounts=True, public_url=url, proxies=proxies)
+    seen: list[Any] = []
+
+    async def here(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((scope["client"][0], scope["scheme"]))
+        await JSONResponse({})(scope, receive, send)
+
+    found = _uvicorn_config(config, app, Door(256))
+    front = ProxyHeadersMiddleware(here, trusted_hosts=found.forwarded_allow_ips)
+    assert found.proxy_headers
+    said = {"x-forwarded-for": "192.0.2.1, 203.0.113.7", "x-forwarded-proto": "https", "forwarded": "for=192.0.2.9"}
+    TestClient(front, "http://127.0.0.1:8000", client=("127.0.0.1", 50_000)).get("/", headers=said)
+    assert seen == [("203.0.113.7", "https") if believed else ("127.0.0.1", "http")]
 
 
 class TestSlow:

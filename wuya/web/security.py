@@ -22,7 +22,7 @@ from wuya.web import sane_json
 from wuya.web.errors import ApiError, bug, error_response, is_v1, local_path
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.service import Service
-from wuya.web.settings import FORWARDED, Settings
+from wuya.web.settings import FORWARDED, FORWARDED_PREFIXES, LOOPBACK_NAMES, Settings
 
 log = logging.getLogger("wuya.web.access")
 
@@ -83,7 +83,18 @@ def cross_site(method: str, headers: Headers, *, scheme: str, trusted_origins: I
 
 def is_forwarded(headers: Headers) -> bool:
     """Whether a reverse proxy handed a request on, so that it is not this machine's own."""
-    return any(name in headers for name in FORWARDED)
+    return any(name in FORWARDED or name.startswith(FORWARDED_PREFIXES) for name in headers)
+
+
+def host_name(headers: Headers) -> str:
+    """The host that a request asks for, without its port."""
+    host = headers.get("host", "")
+    return host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+
+
+def is_own(headers: Headers) -> bool:
+    """Whether a request names this machine and bears no mark of a reverse proxy."""
+    return host_name(headers).lower() in LOOPBACK_NAMES and not is_forwarded(headers)
 
 
 @dataclass(slots=True)
@@ -145,8 +156,7 @@ class Shield:
         log.log(logging.DEBUG if route in QUIET else logging.INFO, "request", extra=fields)
 
     def _refusal(self, request: Request) -> ApiError | None:
-        host = request.headers.get("host", "")
-        name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+        name = host_name(request.headers)
         if "*" not in self._hosts and name.lower() not in self._hosts:
             return ApiError(400, "unknown_host", f"this server does not answer for the host {name[:100]!r}")
         if not (self.settings.accounts or self.settings.open_to_everyone) and is_forwarded(request.headers):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 from typing import ClassVar, Literal
 from urllib.parse import urlsplit
@@ -69,7 +70,8 @@ class ServeConfig:
     public_url: str = ""
     """Where browsers find the service behind a reverse proxy: `https://chat.example.org/wuya`. Needs `--accounts`."""
     proxies: str = "127.0.0.1"
-    """Addresses of the reverse proxy whose X-Forwarded headers are believed, with commas; only with `--public_url`."""
+    """Addresses or networks of the reverse proxy whose X-Forwarded headers are believed, with commas; only with
+    `--public_url`."""
     oidc_issuer: str = ""
     """OpenID provider through which people may also sign in: `https://accounts.google.com`. Needs `--accounts`."""
     oidc_client: str = ""
@@ -107,8 +109,24 @@ class ServeConfig:
         require_positive(self, "port", "slots")
         if self.public_url and not urlsplit(self.public_url).netloc:
             raise ConfigError("can't read `--public_url`", found=self.public_url, hint="https://chat.example.org/wuya")
+        self._check_proxies()
         self._check_oidc()
         self._check_strangers()
+
+    def _check_proxies(self) -> None:
+        """Whoever is believed may say that they are anyone: addresses, and no wildcard for all of them."""
+        for text in self.proxies.split(","):
+            try:
+                network = ip_network(text.strip())
+            except ValueError:
+                hint = "the proxy's addresses or networks, with commas: `--proxies 127.0.0.1,10.0.0.0/24`"
+                raise ConfigError("can't read `--proxies`", found=text.strip() or "nothing", hint=hint) from None
+            if network.prefixlen == 0:
+                raise ConfigError(
+                    "`--proxies` must not name every address: anyone could claim to be any network, and no brake holds",
+                    found=text.strip(),
+                    hint="name the proxy's own: `--proxies 127.0.0.1`",
+                )
 
     def _check_strangers(self) -> None:
         """Without accounts whoever reaches the service is its admin, so only this machine may reach it."""

@@ -4,10 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-FORWARDED = (
-    "forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "x-client-ip", "cf-connecting-ip",
-)  # fmt: skip
-"""Headers that only a reverse proxy adds: the request began on another machine."""
+FORWARDED = frozenset(
+    "forwarded forwarded-for via x-real-ip x-client-ip x-cluster-client-ip x-host x-scheme x-rewrite-url "
+    "x-request-start x-arr-ssl x-envoy-external-address x-appengine-user-ip x-azure-clientip true-client-ip "
+    "fastly-client-ip fly-client-ip cf-connecting-ip cf-ray cdn-loop x-amzn-trace-id".split()
+)
+FORWARDED_PREFIXES = ("x-forwarded", "x-original-")
+"""Headers (and beginnings of their names) that only a reverse proxy adds: the request began on another machine."""
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 

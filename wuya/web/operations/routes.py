@@ -17,7 +17,7 @@ from wuya.web.errors import ApiError
 from wuya.web.operations.backup import backup, default_name
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.operations.write_probe import can_write
-from wuya.web.security import is_forwarded
+from wuya.web.security import is_own
 from wuya.web.service import Service, service_of
 from wuya.web.settings import LOOPBACK
 from wuya.web.supervision import keepers_of
@@ -66,7 +66,7 @@ def metrics(request: Request, service: ServiceNow) -> Response:
 def _is_local(request: Request) -> bool:
     """Whether a request began on this machine; a reverse proxy on it has this machine's address too."""
     host = request.client.host if request.client else ""
-    return host in (*LOOPBACK, "") and not is_forwarded(request.headers)
+    return host in (*LOOPBACK, "") and is_own(request.headers)
 
 
 @router.get("/api/admin/system")
