@@ -21,8 +21,8 @@ class AssistantSize:
     """Prompts with K answers each, queued for people."""
     answers_per_prompt: int = 4
     ppo_prompts: int = 160
-    ppo_updates: int = 8
-    episodes: int = 16
+    ppo_updates: int = 12
+    episodes: int = 32
     evaluation_prompts: int = 40
     max_answer_tokens: int = 96
     longest_prompt: int = 240
