@@ -254,6 +254,7 @@ OF_A_SCOPE = {
 
 NAMED_IN_BODIES = {
     "POST /api/conversations/bulk": {"ids"},
+    "GET /api/conversations/{id}/messages": {"before"},
     "POST /api/conversations/{id}/messages": {"id", "parent_id"},
     "PATCH /api/conversations/{id}": {"active_leaf_id"},
     "POST /api/conversations/{id}/fork": {"leaf_id"},
@@ -269,8 +270,16 @@ NAMES_NOBODYS = {
     "POST /api/models/{alias}/promote": {"version_id"},
     "POST /api/models/{alias}/canary": {"version_id"},
     "PUT /api/admin/moderation/rules": {"id"},  # of a rule
-    "POST /api/tasks/bulk": {"id"},  # of a prompt
-    "POST /v1/chat/completions": {"id", "tool_call_id"},  # the caller's own names
+    "POST /api/tasks/bulk": {"id", "project"},  # id: of a prompt; every lead sees all projects
+    "GET /api/admin/tasks": {"project"},
+    "GET /api/agreement": {"project"},
+    "POST /api/exports": {"project", "labelers"},
+    "POST /api/label/next": {"project"},  # open ones are for every labeler
+    "POST /api/model-versions": {"run"},  # every lead sees all runs
+    "GET /api/admin/audit": {"before"},  # the number of a row
+    "POST /v1/chat/completions": {"id", "tool_call_id", "user"},  # the caller's own names
+    "POST /v1/completions": {"user"},
+    "POST /v1/embeddings": {"user"},
     "POST /v1/tokenize": {"id", "tool_call_id"},
 }
 """Routes whose body or query has ids that belong to nobody."""

@@ -285,6 +285,11 @@ def words(answer: Any) -> Any:
     return {name: value for name, value in answer.json().items() if name != "request_id"}
 
 
+NAMES = re.compile(
+    r"(.*_)?ids?|(.*_)?(conversation|message|parent|leaf|run|project|user|labelers?|share|assignment|session)|before"
+)
+
+
 def named_in_bodies(app: FastAPI) -> dict[str, set[str]]:
     """Fields that are ids, in the bodies and queries of the OpenAPI document."""
     document = app.openapi()
@@ -297,7 +302,7 @@ def named_in_bodies(app: FastAPI) -> dict[str, set[str]]:
         name = schema.get("$ref", "").rpartition("/")[2]
         if name:
             return set() if name in seen else fields(document["components"]["schemas"][name], seen | {name})
-        own = {key for key in schema.get("properties", {}) if re.fullmatch(r"(.*_)?ids?", key)}
+        own = {key for key in schema.get("properties", {}) if NAMES.fullmatch(key)}
         return (
             own
             | fields([v for k, v in schema.items() if k != "properties"], seen)
@@ -309,7 +314,7 @@ def named_in_bodies(app: FastAPI) -> dict[str, set[str]]:
         for method, operation in methods.items():
             names = fields(operation.get("requestBody", {}).get("content"))
             queries = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
-            names |= {name for name in queries if re.fullmatch(r"(.*_)?ids?", name)}
+            names |= {name for name in queries if NAMES.fullmatch(name)}
             if names:
                 found[f"{method.upper()} {path}"] = names
     return found
@@ -333,6 +338,7 @@ def test_other_peoples_things_in_bodies_are_not_there(world: World) -> None:
         ("POST", mine + "/share"): [{"leaf_id": message}],
         ("POST", "/api/tokenize"): [{"conversation_id": chat, "text": "x"}],
         ("POST", "/api/comparisons"): [{"comparison_id": compared, "outcome": "left"}],
+        ("GET", f"{mine}/messages?before={message}"): [None],
     }
     for (method, path), bodies in tried.items():
         for body in bodies:
