@@ -9,6 +9,7 @@ import math
 import re
 from typing import Any
 
+from pydantic_core import to_jsonable_python
 from starlette.responses import JSONResponse
 
 MAX_DEPTH = 32
@@ -57,12 +58,22 @@ def repaired(value: object, levels: int = 4 * MAX_DEPTH) -> Any:
     return value
 
 
+_FORM: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+
+
 class SaneJSONResponse(JSONResponse):
     """The application's answers: a value that no client could read is repaired, never an error 500."""
 
     def render(self, content: Any) -> bytes:
-        """As JSONResponse, except for odd values."""
+        """As JSONResponse, except for odd values, and for times, which are written as FastAPI writes them."""
         try:
-            return super().render(content)
+            return self._encoded(content)
         except (ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
-            return super().render(repaired(content))
+            return self._encoded(repaired(content))
+
+    def _encoded(self, content: Any) -> bytes:
+        try:
+            text = json.dumps(content, default=to_jsonable_python, **_FORM)
+        except TypeError:  # keys that are no strings
+            text = json.dumps(to_jsonable_python(content, inf_nan_mode="constants"), **_FORM)
+        return text.encode("utf-8")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, RowMapping
 from starlette.requests import Request
@@ -12,9 +12,10 @@ from wuya.web import audit
 from wuya.web.accounts import flows, store
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.errors import ApiError
+from wuya.web.routing import Router
 from wuya.web.service import Service, service_of
 
-router = APIRouter(prefix="/admin", tags=["admin"])
+router = Router(prefix="/admin", tags=["admin"])
 ServiceNow = Annotated[Service, Depends(service_of)]
 Admin = Annotated[Viewer, Depends(require("admin"))]
 RoleName = Literal["admin", "lead", "moderator", "labeler", "user"]

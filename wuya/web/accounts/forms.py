@@ -3,7 +3,7 @@
 from typing import Annotated
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -13,9 +13,10 @@ from wuya.web.accounts import flows, store
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.errors import ApiError
 from wuya.web.pages import render, safe_next
+from wuya.web.routing import Router
 from wuya.web.service import service_of
 
-router = APIRouter(include_in_schema=False)
+router = Router(include_in_schema=False)
 
 
 async def form_of(request: Request) -> dict[str, str]:

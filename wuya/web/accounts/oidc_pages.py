@@ -4,7 +4,6 @@ A link begins it, no form: the content security policy lets no form lead to anot
 SameSite=Lax, for the browser comes back by a link of the provider's site.
 """
 
-from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -13,9 +12,10 @@ from wuya.web.accounts import flows, oidc, tickets
 from wuya.web.accounts.forms import form_of, page
 from wuya.web.errors import ApiError
 from wuya.web.pages import render, safe_next
+from wuya.web.routing import Router
 from wuya.web.service import Service, service_of
 
-router = APIRouter(include_in_schema=False)
+router = Router(include_in_schema=False)
 FINISH = "/auth/oidc/finish"
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,9 +13,10 @@ from wuya.web.accounts import admin, flows, forms, oidc_pages, store, totp
 from wuya.web.accounts.auth import Viewer, current_viewer, require
 from wuya.web.errors import ApiError
 from wuya.web.pages import THEMES
+from wuya.web.routing import Router
 from wuya.web.service import Service, service_of
 
-router = APIRouter(prefix="/api", tags=["accounts"])
+router = Router(prefix="/api", tags=["accounts"])
 ServiceNow = Annotated[Service, Depends(service_of)]
 Me = Annotated[Viewer, Depends(require("account"))]
 Text = Annotated[str, Field(max_length=300)]

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 from starlette.requests import Request
@@ -18,11 +18,12 @@ from wuya.web.api import store
 from wuya.web.api.store import KeyRecord, KeySettings
 from wuya.web.errors import ApiError
 from wuya.web.pages import render
+from wuya.web.routing import Router
 from wuya.web.service import Service, service_of
 from wuya.web.traffic import models_of
 from wuya.web.usage import UsageRecord, list_usage
 
-router = APIRouter(tags=["keys"])
+router = Router(tags=["keys"])
 At = Annotated[Service, Depends(service_of)]
 Person = Annotated[Viewer, Depends(require("keys"))]
 Admin = Annotated[Viewer, Depends(require("admin"))]

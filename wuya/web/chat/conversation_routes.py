@@ -4,7 +4,7 @@ import asyncio
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Depends, Query, Response
 from sqlalchemy import select
 
 from wuya.database.base import now
@@ -14,11 +14,12 @@ from wuya.web.accounts.auth import Viewer, require
 from wuya.web.chat import answers, messages, schema, search, search_store, shares, store, views
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.errors import ApiError
+from wuya.web.routing import Router
 from wuya.web.service import Service, service_of
 from wuya.web.traffic import models_of
 from wuya.web.tree import tree_of
 
-router = APIRouter(prefix="/api", tags=["chat"])
+router = Router(prefix="/api", tags=["chat"])
 Chatter = Annotated[Viewer, Depends(require("chat"))]
 TheService = Annotated[Service, Depends(service_of)]
 Limit = Annotated[int, Query(ge=1, le=200)]

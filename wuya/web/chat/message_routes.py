@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from sqlalchemy import Connection, RowMapping
 from starlette.responses import StreamingResponse
 
@@ -20,10 +20,11 @@ from wuya.web.chat.job import Job
 from wuya.web.chat.jobs import GenerationHub
 from wuya.web.errors import ApiError
 from wuya.web.moderation.moderator import moderator_of
+from wuya.web.routing import Router
 from wuya.web.service import Service, service_of
 from wuya.web.tree import tree_of
 
-router = APIRouter(prefix="/api", tags=["chat"])
+router = Router(prefix="/api", tags=["chat"])
 Chatter = Annotated[Viewer, Depends(require("chat"))]
 TheService = Annotated[Service, Depends(service_of)]
 STREAMS_PER_USER = 8

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, RowMapping, func, insert, select
 
 from wuya.database.base import uuid7
 from wuya.database.service_tables import ChatComparison, ChatMessage, Conversation
-from wuya.web.chat import search_store, store
+from wuya.web.chat import search_store, store, views
 from wuya.web.errors import ApiError
 from wuya.web.tree import Tree, tree_of
 
@@ -92,7 +92,7 @@ def path_above(connection: Connection, conversation_id: str, before: str | None,
         path = tree.path(before)[:-1]
     else:
         path = tree.path(leaf if leaf is not None and leaf in tree else tree.last_leaf())
-    shown = path[-limit:]
+    shown = views.last_of(connection, path, limit)
     return shown, shown[0] if len(path) > len(shown) else None, tree
 
 

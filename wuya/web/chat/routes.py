@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from fastapi import APIRouter
-
 from wuya.database.base import now
 from wuya.database.connection import writing
 from wuya.web.chat import conversation_routes, ledger, message_routes, share_routes, store
@@ -20,11 +18,12 @@ from wuya.web.chat.meter import Meter
 from wuya.web.markdown.nodes import render
 from wuya.web.moderation.moderator import moderator_of
 from wuya.web.operations.metrics import metrics_of
+from wuya.web.routing import Router
 from wuya.web.service import Service
 from wuya.web.supervision import keepers_of
 from wuya.web.usage import add_usage
 
-router = APIRouter()
+router = Router()
 for part in (conversation_routes, message_routes, share_routes):
     router.include_router(part.router)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 from starlette.responses import StreamingResponse
 
 from wuya.database.base import now
@@ -17,9 +17,10 @@ from wuya.web.accounts.auth import Viewer, current_viewer, require
 from wuya.web.chat import chat_files, schema, shares, store, transfer, transfer_store, views
 from wuya.web.chat.conversation_routes import Cursor, Limit
 from wuya.web.chat.import_desk import ImportDesk, Ticket
+from wuya.web.routing import Router
 from wuya.web.service import Service, service_of
 
-router = APIRouter(tags=["chat"])
+router = Router(tags=["chat"])
 Chatter = Annotated[Viewer, Depends(require("chat"))]
 TheService = Annotated[Service, Depends(service_of)]
 IMPORT_MESSAGES = 2000

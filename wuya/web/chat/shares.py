@@ -73,12 +73,14 @@ def revoke(connection: Connection, id: str, user_id: str) -> None:
 def public(connection: Connection, id: str, *, signed_in: bool) -> dict[str, Any]:
     """What readers see, drawn. Call it outside of transactions that write: drawing long texts takes seconds."""
     row = readable(connection, id, signed_in=signed_in)
+    shown = row["snapshot"]["messages"]
+    drawn = views.drawings([message["content"] for message in shown])
     return {
         "id": id,
         "title": row["snapshot"]["title"],
         "name": row["display_name"] if row["show_name"] else None,
         "created_at": views.time(row["created_at"]),
-        "messages": [message | {"nodes": views.nodes(message["content"])} for message in row["snapshot"]["messages"]],
+        "messages": [message | {"nodes": nodes} for message, nodes in zip(shown, drawn, strict=True)],
     }
 
 
@@ -142,7 +144,7 @@ def mine_as_json(row: views.Row) -> dict[str, Any]:
 
 def _owned_shares(user_id: str) -> Any:
     return (
-        select(Share.__table__, Conversation.title)
+        select(*(column for column in Share.__table__.columns if column.name != "snapshot"), Conversation.title)
         .join(Conversation, Conversation.id == Share.conversation_id)
         .where(Conversation.user_id == user_id)
     )

@@ -4,20 +4,46 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, exists, func, or_, select
 
 from wuya.database.service_tables import ChatComparison, ChatFeedback, ChatMessage, Generation
-from wuya.web.markdown.nodes import Node, render
+from wuya.web.markdown.nodes import Node, marked, render
 from wuya.web.tree import Tree, tree_of
 
 Json = dict[str, Any]
 Row = RowMapping | Mapping[str, Any]
 LIVE = ("queued", "running")
+MOST_CHARACTERS = 300_000
+"""Of the messages of one answer together, or drawn as Markdown on one page: two seconds at the worst."""
 
 
 def nodes(text: str) -> list[Node]:
     """Drawing of a text."""
     return render(text)
+
+
+def drawings(texts: Sequence[str]) -> list[list[Node]]:
+    """Drawing of each text; from where they are more than MOST_CHARACTERS together, as plain words."""
+    found: list[list[Node]] = []
+    left = MOST_CHARACTERS
+    for text in texts:
+        left -= len(text)
+        plain: list[Node] = [{"type": "paragraph", "children": marked(text)}]
+        found.append(nodes(text) if left >= 0 or len(found) == 0 else plain)
+    return found
+
+
+def last_of(connection: Connection, path: Sequence[str], limit: int) -> list[str]:
+    """The end of a path: at most `limit` messages of MOST_CHARACTERS together, but one at least."""
+    ids = list(path[-limit:])
+    lengths = select(ChatMessage.id, func.length(ChatMessage.content)).where(ChatMessage.id.in_(ids))
+    length_of: dict[str, int] = {id: length for id, length in connection.execute(lengths)}
+    total = 0
+    for count, id in enumerate(reversed(ids)):
+        total += length_of.get(id, 0)
+        if total > MOST_CHARACTERS:
+            return ids[len(ids) - max(count, 1) :]
+    return ids
 
 
 def time(moment: datetime | None) -> str | None:
@@ -54,7 +80,7 @@ def conversation(connection: Connection, row: RowMapping, user_id: str, *, limit
     tree = tree_of(connection, row["id"])
     leaf = row["active_leaf_id"] if row["active_leaf_id"] in tree else tree.last_leaf()
     path = tree.path(leaf)
-    shown = path[-limit:]
+    shown = last_of(connection, path, limit)
     [summary] = conversations(connection, [row])
     live = select(Generation.__table__, is_blind().label("blind"))
     live = live.where(Generation.conversation_id == row["id"], Generation.state.in_(LIVE))
@@ -91,10 +117,13 @@ def messages(connection: Connection, ids: Sequence[str], tree: Tree, user_id: st
     compared = {
         id: row for row in connection.execute(pairs).mappings() for id in (row["a_message_id"], row["b_message_id"])
     }
+    ids = [id for id in ids if id in rows]
+    contents = ["" if rows[id]["hidden_by_moderation"] else rows[id]["content"] for id in ids]
+    drawn = reversed(drawings(contents[::-1]))  # the last ones first: they are what is looked at
     return [
         _message(rows[id], tree, feedback.get(id), generations.get(rows[id]["generation_id"]), compared.get(id))
-        for id in ids
-        if id in rows
+        | {"content": content, "nodes": nodes}
+        for id, content, nodes in zip(ids, contents, drawn, strict=True)
     ]
 
 
@@ -105,16 +134,12 @@ def _message(
     job: RowMapping | None,
     compared: RowMapping | None,
 ) -> Json:
-    hidden = row["hidden_by_moderation"]
-    content = "" if hidden else row["content"]
     blind = compared is not None and compared["outcome"] is None
     return {
         "id": row["id"],
         "conversation_id": row["conversation_id"],
         "parent_id": row["parent_id"],
         "role": row["role"],
-        "content": content,
-        "nodes": nodes(content),
         "status": row["status"],
         "model": None if blind else row["model_alias"] or None,
         "generation_id": row["generation_id"],
@@ -126,7 +151,7 @@ def _message(
         "siblings": list(tree.siblings(row["id"])),
         "feedback": opinion(feedback) if feedback else None,
         "comparison_id": compared["id"] if compared else None,
-        "hidden": hidden,
+        "hidden": row["hidden_by_moderation"],
         "created_at": time(row["created_at"]),
     }
 

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -36,9 +36,10 @@ from wuya.web.labeling.lead_store import LeadStore, parse_lines
 from wuya.web.labeling.refusals import done
 from wuya.web.labeling.store import Json
 from wuya.web.pages import render
+from wuya.web.routing import Router
 from wuya.web.service import Service, service_of
 
-router = APIRouter()
+router = Router()
 Lead = Annotated[Viewer, Depends(require("label:lead"))]
 MAX_ROWS = 200_000
 

@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import Depends, Header
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,10 +18,11 @@ from wuya.web.labeling.store import LabelerStore
 from wuya.web.markdown.nodes import render as render_markdown
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.pages import render
+from wuya.web.routing import Router
 from wuya.web.service import Service, service_of
 from wuya.web.traffic import models_of
 
-router = APIRouter()
+router = Router()
 router.include_router(lead.router)
 router.include_router(sampling.router)
 Json = dict[str, Any]

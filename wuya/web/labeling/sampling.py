@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from pydantic import Field
 from sqlalchemy import select
 
@@ -35,10 +35,11 @@ from wuya.web.accounts.auth import Viewer, require
 from wuya.web.errors import ApiError
 from wuya.web.labeling.bodies import Body
 from wuya.web.labeling.refusals import done
+from wuya.web.routing import Router
 from wuya.web.service import Service, service_of
 from wuya.web.traffic import models_of, traffic_of
 
-router = APIRouter()
+router = Router()
 Lead = Annotated[Viewer, Depends(require("label:lead"))]
 ServiceOf = Annotated[Service, Depends(service_of)]
 PROMPTS_AT_ONCE = 4

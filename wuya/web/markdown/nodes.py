@@ -25,6 +25,8 @@ MAX_NESTING = 40
 MAX_HREF = 2000
 MAX_TEXT = 400_000
 """Characters parsed as Markdown; more is shown as plain text."""
+MAX_REMEMBERED = 10_000
+"""Characters of a text whose drawing is kept for the next reader; nodes take up to 70 bytes a character."""
 MAX_BRACKETS = 4000
 """Opening brackets; a text with more has no links (finding them takes time with the square)."""
 HIDDEN = re.compile(
@@ -47,10 +49,16 @@ _PARSER = _parser()
 _PARSER_WITHOUT_LINKS = _parser(links=False)
 
 
-@lru_cache(maxsize=2048)
 def render(text: str) -> list[Node]:
     """The blocks of a text. The result is shared: never change it."""
+    return _remembered(text) if len(text) <= MAX_REMEMBERED else _drawn(text)
+
+
+def _drawn(text: str) -> list[Node]:
     return [block for block, _ in blocks_with_lines(text)]
+
+
+_remembered = lru_cache(maxsize=512)(_drawn)
 
 
 def blocks_with_lines(text: str) -> list[tuple[Node, int]]:

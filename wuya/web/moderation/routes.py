@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
@@ -13,9 +13,10 @@ from wuya.web.accounts.auth import Viewer, require
 from wuya.web.errors import ApiError
 from wuya.web.moderation import store
 from wuya.web.moderation.moderator import check_scorer, moderator_of
+from wuya.web.routing import Router
 from wuya.web.service import Service, service_of
 
-router = APIRouter(prefix="/api", tags=["moderation"])
+router = Router(prefix="/api", tags=["moderation"])
 ServiceNow = Annotated[Service, Depends(service_of)]
 ModeratorOnly = Annotated[Viewer, Depends(require("moderate"))]
 Reader = Annotated[Viewer, Depends(require("chat"))]

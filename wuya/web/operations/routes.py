@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -17,12 +17,13 @@ from wuya.web.errors import ApiError
 from wuya.web.operations.backup import backup, default_name
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.operations.write_probe import can_write
+from wuya.web.routing import Router
 from wuya.web.security import is_own
 from wuya.web.service import Service, service_of
 from wuya.web.settings import LOOPBACK
 from wuya.web.supervision import keepers_of
 
-router = APIRouter(tags=["operations"])
+router = Router(tags=["operations"])
 ServiceNow = Annotated[Service, Depends(service_of)]
 Admin = Annotated[Viewer, Depends(require("admin"))]
 

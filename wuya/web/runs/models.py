@@ -2,16 +2,17 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import Depends, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from wuya.database.connection import reading
 from wuya.web.accounts.auth import Viewer, require
+from wuya.web.routing import Router
 from wuya.web.runs import registry, switches
 from wuya.web.service import Service, service_of
 from wuya.web.traffic import models_of
 
-router = APIRouter(prefix="/api", tags=["models"])
+router = Router(prefix="/api", tags=["models"])
 ServiceNow = Annotated[Service, Depends(service_of)]
 Watcher = Annotated[Viewer, Depends(require("runs"))]
 Keeper = Annotated[Viewer, Depends(require("models"))]

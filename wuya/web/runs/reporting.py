@@ -2,16 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import Depends, Path
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from wuya.database.connection import writing
 from wuya.web.accounts.auth import Viewer, require
 from wuya.web.errors import ApiError
+from wuya.web.routing import Router
 from wuya.web.runs import store
 from wuya.web.service import Service, service_of
 
-router = APIRouter(prefix="/api/runs", tags=["runs"])
+router = Router(prefix="/api/runs", tags=["runs"])
 ServiceNow = Annotated[Service, Depends(service_of)]
 Writer = Annotated[Viewer, Depends(require("runs:write"))]
 RunId = Annotated[str, Path(max_length=200)]

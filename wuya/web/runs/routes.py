@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import Depends, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -15,12 +15,13 @@ from wuya.web import openapi
 from wuya.web.accounts.auth import Viewer, require, still_may
 from wuya.web.operations.metrics import metrics_of
 from wuya.web.pages import render
+from wuya.web.routing import Router
 from wuya.web.runs import models, reporting, switches, watching
 from wuya.web.runs.folders import is_number
 from wuya.web.service import Service, service_of
 from wuya.web.supervision import keepers_of
 
-router = APIRouter(tags=["runs"])
+router = Router(tags=["runs"])
 ServiceNow = Annotated[Service, Depends(service_of)]
 Watcher = Annotated[Viewer, Depends(require("runs"))]
 RunId = Annotated[str, Path(max_length=300)]
