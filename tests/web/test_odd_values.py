@@ -1,6 +1,9 @@
 """Values that no client could read back are refused on the way in, and repaired where they are stored already."""
 
 import json
+import os
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +120,39 @@ class TestRuns:
         assert "a secret" not in client.get("/api/runs").text
         assert client.get("/api/registry").json()["found"] == []
         assert client.post("/api/model-versions", json={"run": "odd"}).status_code == 404
+
+    @pytest.mark.parametrize("name", ["config.yaml", "wuya.json", "samples.jsonl", "metrics.jsonl", ".lock"])
+    @pytest.mark.parametrize("kind", ["pipe", "folder", "link to a file", "link to nothing", "link to itself"])
+    def test_what_is_no_file_is_not_read(
+        self, client: TestClient, run: Path, tmp_path: Path, name: str, kind: str
+    ) -> None:
+        """Reading a pipe would hold one of the server's threads for ever, with each request one more."""
+        good = run.with_name("good")
+        shutil.copytree(run, good)
+        (run / name).unlink(missing_ok=True)
+        (tmp_path / "other").write_text('{"step": 1, "text": "a secret"}')
+        if kind == "pipe":
+            os.mkfifo(run / name)
+        elif kind == "folder":
+            (run / name).mkdir()
+        else:
+            target = {"link to a file": tmp_path / "other", "link to nothing": "gone", "link to itself": run / name}
+            (run / name).symlink_to(target[kind])
+        seen: list[int] = []
+
+        def ask() -> None:
+            for path in ("/api/runs", "/api/registry", "/api/runs/same-prompt?prompt=x"):
+                seen.append(client.get(path).status_code)
+            for path in ("", "/series", "/samples", "/rollouts", "/metrics.csv"):
+                answer = client.get(f"/api/runs/odd{path}")
+                seen.append(200 if name == "metrics.jsonl" and answer.status_code == 404 else answer.status_code)
+                assert "a secret" not in answer.text
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert seen == [200] * 8
+        assert "good" in [item["id"] for item in client.get("/api/runs").json()["items"]]
 
     def test_links_to_other_peoples_rollouts_lead_nowhere(self, client: TestClient, run: Path, tmp_path: Path) -> None:
         pyarrow = pytest.importorskip("pyarrow")

@@ -6,6 +6,7 @@ Files grow while a run goes on, so each is read on from where the last look ende
 
 import json
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ MAX_DEPTH = 4
 MAX_RUNS = 500
 MAX_CONFIG_BYTES, MAX_CONFIG_VALUES = 1 << 18, 10_000
 """Of a config.yaml; a larger one is not shown."""
+MAX_FILE_BYTES = 64 << 20
+"""Of any other file that is read whole."""
+TAIL_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+"""A link may lead anywhere, and opening a pipe would wait for somebody to write."""
 Row = dict[str, Any]
 _STAGES = (("ppo_epochs", "ppo"), ("rankings", "reward"), ("demonstrations", "sft"), ("shards", "pretrain"))
 
@@ -34,8 +39,10 @@ class _Tail:
     def refresh(self) -> list[Row]:
         """All rows; a last line that is not whole yet waits, a damaged one is left out."""
         try:
-            with open(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:  # a link may lead anywhere
+            with open(os.open(self.path, TAIL_FLAGS), "rb") as file:
                 info = os.fstat(file.fileno())
+                if not stat.S_ISREG(info.st_mode):
+                    return self.rows
                 if info.st_ino != self._inode or info.st_size < self._offset:
                     self.rows, self._offset, self._inode = [], 0, info.st_ino
                 file.seek(self._offset)
@@ -76,8 +83,7 @@ class RunFolders:
         if not all(part and part not in (".", "..") and "/" not in part and "\0" not in part for part in parts):
             return None
         folder = self.root.joinpath(*parts)
-        metrics = folder / "metrics.jsonl"
-        return folder if self._is_inside(folder) and metrics.is_file() and not metrics.is_symlink() else None
+        return folder if self._is_inside(folder) and _is_run(folder) else None
 
     def _is_inside(self, path: Path) -> bool:
         return is_inside(path, self.root)
@@ -100,8 +106,7 @@ class RunFolders:
 
     def summary(self, id: str) -> dict[str, Any]:
         """What the list of runs shows."""
-        folder = self.folder(id)
-        assert folder is not None
+        folder = self.root.joinpath(*id.split("~"))  # it may have been deleted since it was listed
         rows, config, made = self.rows(id), self.config(id), self.made(id)
         latest = last_values(rows)
         step = max((row["step"] for row in rows), default=0)
@@ -153,13 +158,23 @@ class RunFolders:
 
 def is_inside(path: Path, root: Path) -> bool:
     """Whether a path stays under a folder when links are followed: who writes a run chooses where its links lead."""
-    return path.resolve().is_relative_to(root.resolve())
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a link that leads to itself; Python 3.13 says OSError
+        return False
 
 
 def read_text(path: Path, root: Path) -> str:
-    """A file of a run under `root`. Raises: OSError where there is none, or a link leads out; ValueError: no UTF-8."""
+    """A file of a run under `root`.
+
+    Raises:
+        OSError: there is none, it is a pipe (reading waits for ever) or too large, or a link leads out.
+        ValueError: it is no UTF-8.
+    """
     if not is_inside(path, root):
         raise PermissionError(f"`{path}` leads out of the runs")
+    if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
+        raise FileNotFoundError(f"`{path}` is no file, or too large")
     return path.read_text(encoding="utf-8")
 
 
@@ -213,6 +228,12 @@ def _spark(rows: list[Row], key: str | None, *, num_points: int = 40) -> list[fl
     return [*values[:-1:stride], *values[-1:]]
 
 
+def _is_run(folder: Path) -> bool:
+    """Whether a folder has a file of metrics; a link is none, wherever it leads."""
+    metrics = folder / "metrics.jsonl"
+    return metrics.is_file() and not metrics.is_symlink()
+
+
 def _folders(root: Path, depth: int) -> Iterator[Path]:
     try:
         entries = sorted(root.iterdir())
@@ -221,7 +242,7 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
     for entry in entries:
         if entry.name.startswith(".") or not entry.is_dir() or entry.is_symlink():
             continue
-        if (entry / "metrics.jsonl").is_file():
+        if _is_run(entry):
             yield entry
         elif depth > 1:
             yield from _folders(entry, depth - 1)
@@ -229,7 +250,7 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
 
 def _status(folder: Path, last: float) -> str:
     try:
-        process = int((folder / ".lock").read_text().strip() or 0)
+        process = int(read_text(folder / ".lock", folder).strip() or 0)
     except (OSError, ValueError):
         process = 0
     if process and _is_ours(process):
