@@ -198,6 +198,11 @@ def test_compiled_losses_are_the_eager_ones(make: Make, corpus: Path, monkeypatc
     assert losses(make("compiled").out) == pytest.approx(losses(make("eager").out), rel=1e-4)
 
 
+def test_an_encoder_is_not_trained_to_predict_what_it_reads(make: Make) -> None:
+    with pytest.raises(ConfigError, match="full attention has already read"):
+        pretrain.run(make(model={"attention": "full"}))
+
+
 def test_compile_without_a_compiler_is_refused_before_anything_is_computed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

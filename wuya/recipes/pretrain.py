@@ -212,8 +212,15 @@ def initial_model(config: PretrainConfig) -> tuple[Decoder, Tokenizer]:
         return load_checkpoint(config.init)
     tokenizer = Tokenizer.load(config.tokenizer)
     architecture = {"vocab_size": tokenizer.vocab_size, "context_length": config.context_length, **config.model}
+    chosen = preset(config.preset, **architecture)
+    if chosen.attention == "full":  # its loss would fall to nothing: every token is shown its successor
+        raise ConfigError(
+            "`wuya pretrain` predicts the next token, which full attention has already read",
+            found="attention: full",
+            hint="leave `attention` out of `--model`",
+        )
     torch.manual_seed(config.seed)
-    return GPT(preset(config.preset, **architecture)), tokenizer
+    return GPT(chosen), tokenizer
 
 
 def require_same_tokens(
