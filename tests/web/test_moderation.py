@@ -100,3 +100,13 @@ def test_a_report_waits_in_the_queue_and_hiding_hides(client: TestClient, servic
         assert store.context(connection, event)[0]["hidden_by_moderation"]
     actions = [row["action"] for row in client.get("/api/admin/audit").json()["items"]]
     assert {"moderation.look", "moderation.decide"} <= set(actions)
+
+
+@pytest.mark.parametrize("place", ["runs/loop", "runs/" + "x" * 270, "runs", "/dev/zero", "runs/loop/model"])
+def test_a_scorer_that_is_no_checkpoint_is_refused(client: TestClient, service: Service, place: str) -> None:
+    runs = service.settings.workspace / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    (runs / "loop").symlink_to(runs / "loop")
+    rule = {"name": "r", "action": "flag", "stages": ["output"], "scorer": place, "threshold": 0.5}
+    answer = client.put("/api/admin/moderation/rules", json={"items": [rule]})
+    assert answer.status_code == 422 and answer.json()["param"] == "scorer", answer.text

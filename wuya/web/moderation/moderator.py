@@ -148,7 +148,7 @@ def check_scorer(workspace: Path, place: str) -> None:
         folder = inside(workspace, place)
         model = folder / "model" if (folder / "model").is_dir() else folder
         found = read_config(model)
-    except (WuyaError, OSError, ValueError) as error:
+    except (WuyaError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link to itself
         raise ApiError(422, "invalid_value", "the scorer is no checkpoint", param="scorer") from error
     if not is_scalar(found):
         message = "the scorer must be a reward model, and this is a language model"
