@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FIRST_HELD = "280fe94"
+FIRST_HELD = "174014e7784399e792f734dbf42e3a11162d9526"
 """The rule is held for the commits after this one; a few older subjects break it, and history is not rewritten."""
 MOST = 50
 AREA = re.compile(r"[a-zA-Z0-9][\w./,+ -]{0,40}: \S")
